@@ -1,0 +1,23 @@
+//! The engine's errors as Python exceptions: the type and the errno are asyncio's.
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::prelude::*;
+use std::io;
+
+/// OSError with errno and the system's text; Python picks the subclass (ConnectionResetError...).
+pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
+    let Some(errno) = error.raw_os_error() else {
+        return PyOSError::new_err(error.to_string());
+    };
+    let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
+    match text {
+        Ok(text) => PyOSError::new_err((errno, text.unbind())),
+        Err(error) => error,
+    }
+}
+
+/// Whether an exception leaves `run_forever` instead of going to the exception handler.
+#[inline]
+pub(crate) fn leaves_loop(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py)
+}

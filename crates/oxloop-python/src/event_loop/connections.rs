@@ -1,0 +1,36 @@
+//! *Opening network connections*: the native part makes the transport of a connected socket.
+
+use super::BaseLoop;
+use crate::ffi::context;
+use crate::transport::stream::{self, StreamRef};
+use oxloop::engine::Descriptor;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+pub(super) fn make_socket_transport(
+    slf: &Bound<'_, BaseLoop>,
+    sock: Bound<'_, PyAny>,
+    protocol: Bound<'_, PyAny>,
+    waiter: Option<&Bound<'_, PyAny>>,
+    extra: Option<&Bound<'_, PyAny>>,
+    server: Option<&Bound<'_, PyAny>>,
+) -> PyResult<StreamRef> {
+    let py = slf.py();
+    slf.get().check_closed()?;
+    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+    }
+    let origin = stream::Origin {
+        descriptor: Descriptor::Lent(fd),
+        socket: Some(sock),
+        peer: None,
+        server: server.cloned(),
+        context: context::copy_current(py)?,
+    };
+    let transport = stream::open(slf, protocol, origin, waiter)?;
+    if let Some(extra) = extra {
+        transport.0.bind(py).setattr("_extra", extra)?;
+    }
+    Ok(transport)
+}

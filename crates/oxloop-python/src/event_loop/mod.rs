@@ -1,0 +1,253 @@
+//! `BaseLoop`: the native base of `oxloop.Loop`. What runs for each callback or packet is here;
+//! what runs for each connection or loop is Python (`python/oxloop/`).
+
+mod connections;
+mod scheduling;
+mod servers;
+mod watchers;
+
+use crate::face::PyFace;
+use crate::server::ListenerRef;
+use crate::transport::stream::StreamRef;
+use oxloop::engine::{Engine, Referent};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// An event loop's native part: scheduling, transports, servers, descriptors.
+#[pyclass(subclass, frozen, module = "oxloop._oxloop")]
+pub(crate) struct BaseLoop {
+    pub(crate) engine: Engine<PyFace>,
+    debug: AtomicBool,
+    /// The thread that runs the loop; 0 while it does not run.
+    thread: AtomicU64,
+}
+
+impl BaseLoop {
+    pub(crate) fn is_debug(&self) -> bool {
+        self.debug.load(Ordering::Relaxed)
+    }
+
+    /// RuntimeError once the loop is closed.
+    #[inline]
+    pub(crate) fn check_closed(&self) -> PyResult<()> {
+        if self.engine.is_closed() {
+            return Err(PyRuntimeError::new_err("Event loop is closed"));
+        }
+        Ok(())
+    }
+}
+
+/// The table of contents; the bodies are in a file for each section.
+#[pymethods]
+impl BaseLoop {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<BaseLoop> {
+        let engine = Engine::new().map_err(|error| crate::error::os_error(py, &error))?;
+        Ok(BaseLoop { engine, debug: AtomicBool::new(false), thread: AtomicU64::new(0) })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.engine.visit(|referent| match referent {
+            Referent::Callback(handle) => visit.call(handle.0.object()),
+            Referent::Stream(StreamRef(transport)) => visit.call(transport),
+            Referent::Listener(ListenerRef(listener)) => visit.call(listener),
+        })
+    }
+
+    fn __clear__(&self) {
+        self.engine.close();
+    }
+
+    // Running and stopping
+
+    /// Runs turns until `stop()`; the core of run_forever.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let base = slf.get();
+        base.check_closed()?;
+        if base.engine.is_forked() {
+            let message = "the event loop was made by the parent process: \
+                           after fork, make a new one";
+            return Err(PyRuntimeError::new_err(message));
+        }
+        base.engine.run(slf)
+    }
+
+    /// Stops the loop once the present turn is complete.
+    fn stop(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().engine.stop(slf)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.engine.is_closed()
+    }
+
+    fn _check_closed(&self) -> PyResult<()> {
+        self.check_closed()
+    }
+
+    /// Lets go of all that is queued, scheduled, watched and listening.
+    fn _close(&self) {
+        self.engine.close();
+    }
+
+    #[getter]
+    fn _thread_id(&self) -> Option<u64> {
+        match self.thread.load(Ordering::Relaxed) {
+            0 => None,
+            thread => Some(thread),
+        }
+    }
+
+    #[setter]
+    fn set__thread_id(&self, thread: Option<u64>) {
+        self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn get_debug(&self) -> bool {
+        self.is_debug()
+    }
+
+    fn set_debug(&self, enabled: bool) {
+        self.debug.store(enabled, Ordering::Relaxed);
+    }
+
+    #[getter]
+    fn _debug(&self) -> bool {
+        self.is_debug()
+    }
+
+    #[setter]
+    fn set__debug(&self, enabled: bool) {
+        self.set_debug(enabled);
+    }
+
+    // Scheduling callbacks
+
+    #[pyo3(signature = (callback, *args, context = None))]
+    fn call_soon(
+        slf: &Bound<'_, Self>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        scheduling::call_soon(slf, callback, args, context)
+    }
+
+    #[pyo3(signature = (callback, *args, context = None))]
+    fn call_soon_threadsafe(
+        slf: &Bound<'_, Self>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        scheduling::call_soon_threadsafe(slf, callback, args, context)
+    }
+
+    #[pyo3(signature = (delay, callback, *args, context = None))]
+    fn call_later(
+        slf: &Bound<'_, Self>,
+        delay: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        scheduling::call_later(slf, delay, callback, args, context)
+    }
+
+    #[pyo3(signature = (when, callback, *args, context = None))]
+    fn call_at(
+        slf: &Bound<'_, Self>,
+        when: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        scheduling::call_at(slf, when, callback, args, context)
+    }
+
+    fn time(&self) -> f64 {
+        self.engine.time()
+    }
+
+    /// Counts a scheduled timer as cancelled (asyncio's TimerHandle calls it).
+    fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        if handle.getattr("_scheduled")?.is_truthy()? {
+            self.engine.timer_cancelled();
+        }
+        Ok(())
+    }
+
+    fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        scheduling::create_future(slf)
+    }
+
+    // Watching file descriptors
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_reader(
+        slf: &Bound<'_, Self>,
+        fd: i32,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        watchers::add(slf, fd, oxloop::engine::Side::Read, callback, args)
+    }
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_writer(
+        slf: &Bound<'_, Self>,
+        fd: i32,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        watchers::add(slf, fd, oxloop::engine::Side::Write, callback, args)
+    }
+
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+        watchers::remove(slf, fd, oxloop::engine::Side::Read)
+    }
+
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+        watchers::remove(slf, fd, oxloop::engine::Side::Write)
+    }
+
+    fn _transport_of(&self, fd: i32) -> Option<StreamRef> {
+        self.engine.stream_of(fd)
+    }
+
+    // Connections and servers
+
+    #[pyo3(signature = (sock, protocol, waiter = None, *, extra = None, server = None))]
+    fn _make_socket_transport(
+        slf: &Bound<'_, Self>,
+        sock: Bound<'_, PyAny>,
+        protocol: Bound<'_, PyAny>,
+        waiter: Option<&Bound<'_, PyAny>>,
+        extra: Option<&Bound<'_, PyAny>>,
+        server: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<StreamRef> {
+        connections::make_socket_transport(slf, sock, protocol, waiter, extra, server)
+    }
+
+    fn _start_serving(
+        slf: &Bound<'_, Self>,
+        protocol_factory: Bound<'_, PyAny>,
+        sock: Bound<'_, PyAny>,
+        server: Option<Bound<'_, PyAny>>,
+        backlog: usize,
+    ) -> PyResult<()> {
+        servers::start_serving(slf, protocol_factory, sock, server, backlog)
+    }
+
+    fn _stop_serving(slf: &Bound<'_, Self>, sock: &Bound<'_, PyAny>) -> PyResult<()> {
+        servers::stop_serving(slf, sock)
+    }
+}

@@ -1,0 +1,186 @@
+//! *Scheduling callbacks*, *Scheduling delayed callbacks*, `create_future`.
+
+use super::BaseLoop;
+use crate::ffi::context;
+use crate::ffi::handle::RawHandle;
+use crate::handle::PyHandle;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyTuple};
+
+#[inline]
+pub(super) fn call_soon(
+    slf: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let base = slf.get();
+    base.check_closed()?;
+    if base.is_debug() {
+        check_thread(slf)?;
+        check_callback(slf, callback, "call_soon")?;
+    }
+    let handle = new_handle(slf, callback, args, context)?;
+    let object = handle.object().clone_ref(slf.py());
+    base.engine.call_soon(PyHandle(handle));
+    Ok(object)
+}
+
+pub(super) fn call_soon_threadsafe(
+    slf: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let base = slf.get();
+    base.check_closed()?;
+    if base.is_debug() {
+        check_callback(slf, callback, "call_soon_threadsafe")?;
+    }
+    let handle = new_handle(slf, callback, args, context)?;
+    let object = handle.object().clone_ref(slf.py());
+    base.engine.call_soon_threadsafe(PyHandle(handle));
+    Ok(object)
+}
+
+#[inline]
+pub(super) fn call_later(
+    slf: &Bound<'_, BaseLoop>,
+    delay: &Bound<'_, PyAny>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    if delay.is_none() {
+        return Err(PyTypeError::new_err("delay must not be None"));
+    }
+    if let Ok(delay) = delay.cast_exact::<PyFloat>() {
+        let when = PyFloat::new(py, slf.get().engine.time() + delay.value());
+        return schedule(slf, when.as_any(), callback, args, context, "call_later");
+    }
+    // An int, a Decimal, a subclass: Python adds.
+    let when = PyFloat::new(py, slf.get().engine.time()).add(delay)?;
+    schedule(slf, &when, callback, args, context, "call_later")
+}
+
+pub(super) fn call_at(
+    slf: &Bound<'_, BaseLoop>,
+    when: &Bound<'_, PyAny>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    if when.is_none() {
+        return Err(PyTypeError::new_err("when cannot be None"));
+    }
+    schedule(slf, when, callback, args, context, "call_at")
+}
+
+fn schedule(
+    slf: &Bound<'_, BaseLoop>,
+    when: &Bound<'_, PyAny>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+    method: &str,
+) -> PyResult<Py<PyAny>> {
+    let base = slf.get();
+    base.check_closed()?;
+    if base.is_debug() {
+        check_thread(slf)?;
+        check_callback(slf, callback, method)?;
+    }
+    let seconds: f64 = when.extract()?;
+    let context = own_context(slf.py(), context)?;
+    let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
+    trace_source(slf, &handle)?;
+    let object = handle.object().clone_ref(slf.py());
+    base.engine.call_at(seconds, PyHandle(handle));
+    Ok(object)
+}
+
+/// A handle as `call_soon` makes it.
+#[inline]
+pub(crate) fn new_handle(
+    slf: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<RawHandle> {
+    let context = own_context(slf.py(), context)?;
+    let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
+    trace_source(slf, &handle)?;
+    Ok(handle)
+}
+
+#[inline]
+fn own_context(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
+    match context {
+        Some(context) => Ok(context.clone().unbind()),
+        None => context::copy_current(py),
+    }
+}
+
+/// In debug mode a handle knows the stack that made it.
+#[inline]
+fn trace_source(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
+    if !slf.get().is_debug() {
+        return Ok(());
+    }
+    let py = slf.py();
+    let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
+    let stack = py.import("asyncio.format_helpers")?.call_method1("extract_stack", (frame,))?;
+    handle.set_source_traceback(stack)
+}
+
+/// In debug mode only the loop's own thread may schedule.
+fn check_thread(slf: &Bound<'_, BaseLoop>) -> PyResult<()> {
+    let py = slf.py();
+    let Some(thread) = slf.get()._thread_id() else { return Ok(()) };
+    let here: u64 = py.import("threading")?.call_method0("get_ident")?.extract()?;
+    if here != thread {
+        let message = "Non-thread-safe operation invoked on an event loop other \
+                       than the current one";
+        return Err(PyRuntimeError::new_err(message));
+    }
+    Ok(())
+}
+
+/// In debug mode coroutines and what cannot be called are refused.
+fn check_callback(
+    slf: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    method: &str,
+) -> PyResult<()> {
+    let py = slf.py();
+    let coroutines = py.import("asyncio.coroutines")?;
+    let is = |name: &str| coroutines.call_method1(name, (callback,))?.is_truthy();
+    let is_function = || {
+        // 3.14 moved on to inspect; the deprecated helper would warn.
+        let inspect = py.import("inspect")?;
+        inspect.call_method1("iscoroutinefunction", (callback,))?.is_truthy()
+    };
+    if is("iscoroutine")? || is_function()? {
+        return Err(PyTypeError::new_err(format!("coroutines cannot be used with {method}()")));
+    }
+    if !callback.is_callable() {
+        let got = callback.repr()?;
+        let message = format!("a callable object was expected by {method}(), got {got}");
+        return Err(PyTypeError::new_err(message));
+    }
+    Ok(())
+}
+
+pub(super) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
+    static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = slf.py();
+    let class = FUTURE.get_or_try_init(py, || {
+        PyResult::Ok(py.import("asyncio")?.getattr("Future")?.unbind())
+    })?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(pyo3::intern!(py, "loop"), slf)?;
+    class.bind(py).call((), Some(&keywords))
+}

@@ -1,0 +1,36 @@
+//! *Creating network servers*: the native part accepts.
+
+use super::BaseLoop;
+use crate::error::os_error;
+use crate::server::Listener;
+use oxloop::engine::Descriptor;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+pub(super) fn start_serving(
+    slf: &Bound<'_, BaseLoop>,
+    protocol_factory: Bound<'_, PyAny>,
+    sock: Bound<'_, PyAny>,
+    server: Option<Bound<'_, PyAny>>,
+    backlog: usize,
+) -> PyResult<()> {
+    let base = slf.get();
+    base.check_closed()?;
+    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+    }
+    let listener = Listener::new(protocol_factory, sock, server)?;
+    let listening = base.engine.listen(Descriptor::Lent(fd), listener, backlog);
+    listening.map(drop).map_err(|error| os_error(slf.py(), &error))
+}
+
+pub(super) fn stop_serving(slf: &Bound<'_, BaseLoop>, sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    let engine = &slf.get().engine;
+    if let Some(token) = engine.listener_of(fd) {
+        engine.unlisten(token);
+    }
+    sock.call_method0("close")?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Native types under asyncio's Python classes.
+//!
+//! asyncio.Transport is a Python class with a `__slots__` entry; PyO3 can extend only types whose
+//! layout it knows. So for each asyncio base a raw heap type is made at run time which does
+//! nothing but name that layout, and the `#[pyclass]` extends the raw type. PyO3's dealloc frees
+//! the object through it and drops the type's reference itself, so the raw dealloc must not.
+
+use pyo3::ffi;
+use pyo3::impl_::pycell::PyClassObjectBase;
+use pyo3::impl_::pyclass::{PyClassBaseType, PyClassImpl};
+use pyo3::impl_::pyclass_init::PyNativeTypeInitializer;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::type_object::{PyLayout, PySizedLayout, PyTypeInfo};
+use pyo3::types::PyType;
+use std::ffi::{c_int, c_void};
+
+/// An instance of asyncio.Transport: the object head, and the one slot of its `__slots__`.
+#[repr(C)]
+pub(crate) struct TransportLayout {
+    head: ffi::PyObject,
+    extra: *mut ffi::PyObject,
+}
+
+/// `asyncio.Transport` as a base that PyO3 can extend.
+pub(crate) struct TransportBase;
+
+static TRANSPORT_BASE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+// SAFETY: the layout begins with the object head and has the size of the type made below.
+unsafe impl PyLayout<TransportBase> for TransportLayout {}
+impl PySizedLayout<TransportBase> for TransportLayout {}
+
+impl PyClassBaseType for TransportBase {
+    type LayoutAsBase = PyClassObjectBase<TransportLayout>;
+    type BaseNativeType = TransportBase;
+    type Initializer = PyNativeTypeInitializer<TransportBase>;
+    type PyClassMutability = <PyAny as PyClassBaseType>::PyClassMutability;
+    type Layout<T: PyClassImpl> = pyo3::impl_::pycell::PyStaticClassObject<T>;
+}
+
+// SAFETY: the type object is made once, lives for ever, and is the one that instances inherit.
+unsafe impl PyTypeInfo for TransportBase {
+    fn type_object_raw(py: Python<'_>) -> *mut ffi::PyTypeObject {
+        match TRANSPORT_BASE.get(py) {
+            Some(base) => base.as_ptr().cast(),
+            // `prepare` runs when the module is imported, before any class is made.
+            None => &raw mut ffi::PyBaseObject_Type,
+        }
+    }
+}
+
+/// Makes the raw types; the module calls it before it adds a class.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    TRANSPORT_BASE.get_or_try_init(py, || {
+        let asyncio = py.import("asyncio")?;
+        make(&asyncio.getattr("Transport")?)
+    })?;
+    Ok(())
+}
+
+/// A heap type of the same size over `base`, a Python class whose only slot is `_extra`.
+fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
+    let py = base.py();
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },
+        ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"oxloop._oxloop.TransportBase".as_ptr(),
+        basicsize: size_of::<TransportLayout>() as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC) as u32,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The
+    // size is checked against the base's: a layout that is not ours is refused.
+    unsafe {
+        let bases = pyo3::types::PyTuple::new(py, [base])?;
+        let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
+        let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
+        let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;
+        if expected != size_of::<TransportLayout>() as ffi::Py_ssize_t {
+            let message = "asyncio.Transport has a layout that oxloop does not know";
+            return Err(pyo3::exceptions::PySystemError::new_err(message));
+        }
+        Ok(made.unbind())
+    }
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called once, by PyO3's dealloc, with an instance that nobody refers to any more and
+    // that is untracked; the type's reference is dropped by PyO3 afterwards.
+    unsafe {
+        clear(object);
+        if let Some(free) = (*ffi::Py_TYPE(object)).tp_free {
+            free(object.cast());
+        }
+    }
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector hands in an instance of ours; the slot is a reference or NULL.
+    unsafe {
+        let extra = (*object.cast::<TransportLayout>()).extra;
+        if extra.is_null() { 0 } else { visit(extra, arg) }
+    }
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: an instance of ours; the slot is emptied before its reference is dropped.
+    unsafe {
+        let slot = &raw mut (*object.cast::<TransportLayout>()).extra;
+        let extra = std::ptr::replace(slot, std::ptr::null_mut());
+        ffi::Py_XDECREF(extra);
+    }
+    0
+}

@@ -1,0 +1,523 @@
+//! Handle and TimerHandle: asyncio's own classes, filled and cancelled natively.
+//!
+//! Each is a heap type over `asyncio.Handle` (or TimerHandle) which adds no field: the slots that
+//! asyncio's Python code reads (`_callback`, `_args`, `_context`...) are found by the offsets of
+//! their member descriptors and written directly. So a handle is an instance of asyncio's class,
+//! `repr`, `cancelled`, `get_context`, `when` and the comparisons are asyncio's, and making one
+//! costs no Python call. Freed handles are kept for reuse where the build has an interpreter lock.
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
+use std::ffi::{CStr, c_int, c_void};
+
+/// Where the slots of asyncio's classes lie in an instance, bytes from its start.
+struct Layout {
+    callback: isize,
+    args: isize,
+    context: isize,
+    event_loop: isize,
+    cancelled: isize,
+    repr: isize,
+    source_traceback: isize,
+    when: isize,
+    scheduled: isize,
+}
+
+/// The two types and their layout.
+struct Types {
+    handle: Py<PyType>,
+    timer: Py<PyType>,
+    layout: Layout,
+}
+
+static TYPES: PyOnceLock<Types> = PyOnceLock::new();
+
+/// Makes the types; the module calls it when it is imported.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
+    let types = TYPES.get_or_try_init(py, || {
+        let events = py.import("asyncio.events")?;
+        let (handle, timer) = (events.getattr("Handle")?, events.getattr("TimerHandle")?);
+        let at = |class: &Bound<'_, PyAny>, name| offset(&class.getattr(name)?);
+        PyResult::Ok(Types {
+            layout: Layout {
+                callback: at(&handle, "_callback")?,
+                args: at(&handle, "_args")?,
+                context: at(&handle, "_context")?,
+                event_loop: at(&handle, "_loop")?,
+                cancelled: at(&handle, "_cancelled")?,
+                repr: at(&handle, "_repr")?,
+                source_traceback: at(&handle, "_source_traceback")?,
+                when: at(&timer, "_when")?,
+                scheduled: at(&timer, "_scheduled")?,
+            },
+            handle: make(&handle, c"oxloop._oxloop.Handle")?,
+            timer: make(&timer, c"oxloop._oxloop.TimerHandle")?,
+        })
+    })?;
+    Ok((&types.handle, &types.timer))
+}
+
+/// The offset of a `__slots__` member.
+fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
+    // SAFETY: attached; the exact type is checked, so the object is a PyMemberDescrObject, whose
+    // member definition lives as long as its class.
+    unsafe {
+        if ffi::Py_TYPE(descriptor.as_ptr()) != &raw mut ffi::PyMemberDescr_Type {
+            return Err(PyTypeError::new_err("asyncio.Handle has no slots"));
+        }
+        let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
+        Ok((*member).offset as isize)
+    }
+}
+
+struct Methods([ffi::PyMethodDef; 2]);
+// SAFETY: the table is constant: function pointers and static strings.
+unsafe impl Sync for Methods {}
+
+static METHODS: Methods = Methods([
+    ffi::PyMethodDef {
+        ml_name: c"cancel".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: cancel },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: c"Cancels the call: it will not run. Cancelling twice is cancelling once.".as_ptr(),
+    },
+    ffi::PyMethodDef::zeroed(),
+]);
+
+fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
+    let py = base.py();
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },
+        ffi::PyType_Slot {
+            slot: ffi::Py_tp_methods,
+            pfunc: METHODS.0.as_ptr().cast_mut().cast::<c_void>(),
+        },
+        ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: name.as_ptr(),
+        basicsize: 0, // the base's
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC) as u32,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: attached; spec and slots live until the call returns, the method table for ever.
+    unsafe {
+        let bases = PyTuple::new(py, [base])?;
+        let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?.unbind())
+    }
+}
+
+/// A reference to a Handle or TimerHandle of ours.
+pub(crate) struct RawHandle(Py<PyAny>);
+
+impl RawHandle {
+    /// A handle that calls `callback(*args)` in `context`.
+    #[inline]
+    pub(crate) fn new(
+        event_loop: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Py<PyAny>,
+    ) -> PyResult<RawHandle> {
+        let py = callback.py();
+        let types = types(py)?;
+        RawHandle::filled(py, types, &types.handle, event_loop, callback, args, context)
+    }
+
+    /// A handle for the time `when`, seconds on the loop's clock; scheduled already.
+    #[inline]
+    pub(crate) fn timer(
+        event_loop: &Bound<'_, PyAny>,
+        when: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Py<PyAny>,
+    ) -> PyResult<RawHandle> {
+        let py = callback.py();
+        let types = types(py)?;
+        let handle =
+            RawHandle::filled(py, types, &types.timer, event_loop, callback, args, context)?;
+        // SAFETY: `filled` made an instance of the timer type.
+        unsafe {
+            handle.set(types.layout.when, ffi::Py_NewRef(when.as_ptr()));
+            handle.set(types.layout.scheduled, ffi::Py_NewRef(ffi::Py_True()));
+        }
+        Ok(handle)
+    }
+
+    #[inline]
+    fn filled(
+        py: Python<'_>,
+        types: &Types,
+        class: &Py<PyType>,
+        event_loop: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Py<PyAny>,
+    ) -> PyResult<RawHandle> {
+        let class = class.as_ptr().cast::<ffi::PyTypeObject>();
+        let layout = &types.layout;
+        // SAFETY: attached; `class` is one of our types. A new instance is zeroed, one from the
+        // free list was emptied, so every slot is NULL and is given a reference here.
+        unsafe {
+            let object = match free_list::take(class) {
+                Some(object) => {
+                    ffi::PyObject_Init(object, class);
+                    ffi::PyObject_GC_Track(object.cast());
+                    object
+                }
+                None => ffi::PyType_GenericAlloc(class, 0),
+            };
+            let handle = RawHandle(Bound::from_owned_ptr_or_err(py, object)?.unbind());
+            *slot(object, layout.callback) = ffi::Py_NewRef(callback.as_ptr());
+            *slot(object, layout.args) = args.into_ptr();
+            *slot(object, layout.context) = context.into_ptr();
+            *slot(object, layout.event_loop) = ffi::Py_NewRef(event_loop.as_ptr());
+            *slot(object, layout.cancelled) = ffi::Py_NewRef(ffi::Py_False());
+            *slot(object, layout.repr) = ffi::Py_NewRef(ffi::Py_None());
+            *slot(object, layout.source_traceback) = ffi::Py_NewRef(ffi::Py_None());
+            Ok(handle)
+        }
+    }
+
+    /// The Python object.
+    #[inline]
+    pub(crate) fn object(&self) -> &Py<PyAny> {
+        &self.0
+    }
+
+    /// Names the stack that made the handle (debug mode).
+    pub(crate) fn set_source_traceback(&self, traceback: Bound<'_, PyAny>) -> PyResult<()> {
+        let types = types(traceback.py())?;
+        // SAFETY: attached, and the object is one of ours.
+        unsafe { self.set(types.layout.source_traceback, traceback.into_ptr()) };
+        Ok(())
+    }
+
+    /// Whether it was cancelled.
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // SAFETY: the engine asks in methods that were entered attached; the slot is read only.
+        unsafe {
+            let Some(types) = TYPES.get(Python::assume_attached()) else { return false };
+            *slot(self.0.as_ptr(), types.layout.cancelled) == ffi::Py_True()
+        }
+    }
+
+    /// The timer's time has come: it is not in the heap any more.
+    #[inline]
+    pub(crate) fn unschedule(&self) {
+        // SAFETY: attached as above; only timers are in the heap, and `False` is never freed.
+        unsafe {
+            let py = Python::assume_attached();
+            if let Some(types) = TYPES.get(py) {
+                if is_timer(types, self.0.as_ptr()) {
+                    self.set(types.layout.scheduled, ffi::Py_NewRef(ffi::Py_False()));
+                }
+            }
+        }
+    }
+
+    /// What to call, with what, and in which context; `None` once it is cancelled.
+    #[inline]
+    pub(crate) fn call<'py>(&self, py: Python<'py>) -> Option<Call<'py>> {
+        let layout = &TYPES.get(py)?.layout;
+        let object = self.0.as_ptr();
+        // SAFETY: attached; the slots of a handle that is not cancelled hold the callback, its
+        // arguments and its context. `_args` may have been replaced from Python: it is checked.
+        unsafe {
+            if *slot(object, layout.cancelled) == ffi::Py_True() {
+                return None;
+            }
+            let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
+            Some(Call {
+                callback: get(layout.callback)?,
+                args: get(layout.args)?.cast_into::<PyTuple>().ok()?,
+                context: get(layout.context)?,
+            })
+        }
+    }
+
+    /// Replaces a slot's reference.
+    ///
+    /// # Safety
+    /// Attached; `at` is an offset of the object's type; `value` is an owned reference.
+    #[inline]
+    unsafe fn set(&self, at: isize, value: *mut ffi::PyObject) {
+        // SAFETY: as the caller says. The slot is written before the old reference is dropped.
+        unsafe {
+            let old = std::ptr::replace(slot(self.0.as_ptr(), at), value);
+            ffi::Py_XDECREF(old);
+        }
+    }
+}
+
+impl Clone for RawHandle {
+    #[inline]
+    fn clone(&self) -> RawHandle {
+        RawHandle(super::references::clone_attached(&self.0))
+    }
+}
+
+/// A handle's call.
+pub(crate) struct Call<'py> {
+    pub(crate) callback: Bound<'py, PyAny>,
+    pub(crate) args: Bound<'py, PyTuple>,
+    pub(crate) context: Bound<'py, PyAny>,
+}
+
+#[inline]
+fn types(py: Python<'_>) -> PyResult<&Types> {
+    TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err("oxloop is not initialised"))
+}
+
+/// # Safety
+/// `at` is the offset of a slot in `object`.
+#[inline]
+unsafe fn slot(object: *mut ffi::PyObject, at: isize) -> *mut *mut ffi::PyObject {
+    // SAFETY: as the caller says.
+    unsafe { object.byte_offset(at).cast() }
+}
+
+#[inline]
+fn is_timer(types: &Types, object: *mut ffi::PyObject) -> bool {
+    // SAFETY: a live object's type may be read.
+    unsafe { ffi::Py_TYPE(object) == types.timer.as_ptr().cast() }
+}
+
+unsafe extern "C" fn cancel(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let result = std::panic::catch_unwind(|| {
+        // SAFETY: CPython calls methods attached, on a live instance of one of our types.
+        let handle = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
+        crate::handle::cancel(&handle)
+    });
+    // SAFETY: attached; a new reference, or NULL with an exception set.
+    unsafe {
+        match result {
+            Ok(Ok(())) => ffi::Py_NewRef(ffi::Py_None()),
+            Ok(Err(error)) => {
+                error.restore(Python::assume_attached());
+                std::ptr::null_mut()
+            }
+            Err(_) => {
+                let message = c"panic in Handle.cancel".as_ptr();
+                ffi::PyErr_SetString(ffi::PyExc_SystemError, message);
+                std::ptr::null_mut()
+            }
+        }
+    }
+}
+
+/// What cancelling found.
+pub(crate) enum Cancelled {
+    /// It was cancelled before.
+    Before,
+    /// Now; it was no timer, or its time had come already.
+    Now,
+    /// Now, and it still lies in the timer heap.
+    Scheduled,
+}
+
+/// Marks a handle as cancelled, without letting its callback go yet.
+pub(crate) fn mark_cancelled(handle: &Bound<'_, PyAny>) -> PyResult<Cancelled> {
+    let types = types(handle.py())?;
+    let object = handle.as_ptr();
+    // SAFETY: attached; the object is one of ours: only `cancel` of our types comes here. True
+    // and False are never freed.
+    unsafe {
+        if *slot(object, types.layout.cancelled) == ffi::Py_True() {
+            return Ok(Cancelled::Before);
+        }
+        let old = std::ptr::replace(
+            slot(object, types.layout.cancelled),
+            ffi::Py_NewRef(ffi::Py_True()),
+        );
+        ffi::Py_XDECREF(old);
+        if is_timer(types, object) && *slot(object, types.layout.scheduled) == ffi::Py_True() {
+            return Ok(Cancelled::Scheduled);
+        }
+    }
+    Ok(Cancelled::Now)
+}
+
+/// The loop of a handle.
+pub(crate) fn event_loop<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = handle.py();
+    let types = types(py)?;
+    // SAFETY: attached, an instance of ours; the slot is a reference or NULL.
+    unsafe {
+        let object = *slot(handle.as_ptr(), types.layout.event_loop);
+        Ok(Bound::from_borrowed_ptr_or_opt(py, object))
+    }
+}
+
+/// Lets go of a cancelled handle's callback and arguments; keeps `repr` where there is one.
+pub(crate) fn drop_call(handle: &Bound<'_, PyAny>, repr: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    let layout = &types(handle.py())?.layout;
+    let object = handle.as_ptr();
+    // SAFETY: attached, an instance of ours. All slots are written before any old reference is
+    // dropped, as that may run any code.
+    unsafe {
+        let none = || ffi::Py_NewRef(ffi::Py_None());
+        let callback = std::ptr::replace(slot(object, layout.callback), none());
+        let args = std::ptr::replace(slot(object, layout.args), none());
+        if let Some(repr) = repr {
+            ffi::Py_XDECREF(std::ptr::replace(slot(object, layout.repr), repr.into_ptr()));
+        }
+        ffi::Py_XDECREF(callback);
+        ffi::Py_XDECREF(args);
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector calls with a live instance; slots are references or NULL; a heap
+    // type's instance owns a reference to its type. No lock is taken, no count is changed.
+    unsafe {
+        let kind = ffi::Py_TYPE(object);
+        let result = visit(kind.cast(), arg);
+        if result != 0 {
+            return result;
+        }
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        for at in slots_of(types, object) {
+            let value = *slot(object, at);
+            if !value.is_null() {
+                let result = visit(value, arg);
+                if result != 0 {
+                    return result;
+                }
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: called attached, on a live instance; each slot is emptied before its reference is
+    // dropped.
+    unsafe {
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        for at in slots_of(types, object) {
+            ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
+        }
+    }
+    0
+}
+
+fn slots_of(types: &Types, object: *mut ffi::PyObject) -> impl Iterator<Item = isize> {
+    let layout = &types.layout;
+    let common = [
+        layout.callback,
+        layout.args,
+        layout.context,
+        layout.event_loop,
+        layout.cancelled,
+        layout.repr,
+        layout.source_traceback,
+    ];
+    let timer = is_timer(types, object).then_some([layout.when, layout.scheduled]);
+    common.into_iter().chain(timer.into_iter().flatten())
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called once for an instance that nobody refers to. It is untracked before its
+    // slots are emptied; weak references are told first. The memory then goes to the free list
+    // or back to its allocator, and the instance's reference to its type is dropped.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let kind = ffi::Py_TYPE(object);
+        let weak = (*kind).tp_weaklistoffset as isize;
+        if weak > 0 && !(*slot(object, weak)).is_null() {
+            ffi::PyObject_ClearWeakRefs(object);
+        }
+        clear(object);
+        if !free_list::keep(object) {
+            if let Some(free) = (*kind).tp_free {
+                free(object.cast());
+            }
+        }
+        ffi::Py_DECREF(kind.cast());
+    }
+}
+
+#[cfg(not(Py_GIL_DISABLED))]
+mod free_list {
+    //! Freed handles by type, for reuse: saves the allocation, and a count towards the next
+    //! garbage collection.
+
+    use super::*;
+    use std::cell::UnsafeCell;
+
+    /// So many of each type are kept.
+    const ROOM: usize = 256;
+
+    struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 2]>);
+
+    // SAFETY: exists only in builds with a global interpreter lock, and is touched only while
+    // attached, in sections that run no Python code: by one thread at a time.
+    unsafe impl Sync for Lists {}
+
+    static LISTS: Lists = Lists(UnsafeCell::new([Vec::new(), Vec::new()]));
+
+    /// # Safety
+    /// Attached.
+    #[inline]
+    pub(super) unsafe fn take(class: *mut ffi::PyTypeObject) -> Option<*mut ffi::PyObject> {
+        // SAFETY: as the type says; no reference to the lists leaves this function.
+        unsafe {
+            let types = TYPES.get(Python::assume_attached())?;
+            let timer = class == types.timer.as_ptr().cast();
+            (*LISTS.0.get())[usize::from(timer)].pop()
+        }
+    }
+
+    /// # Safety
+    /// Attached; `object` is an emptied, untracked instance that nobody refers to.
+    #[inline]
+    pub(super) unsafe fn keep(object: *mut ffi::PyObject) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let Some(types) = TYPES.get(Python::assume_attached()) else { return false };
+            let list = &mut (&mut *LISTS.0.get())[usize::from(is_timer(types, object))];
+            let room = list.len() < ROOM;
+            if room {
+                list.push(object);
+            }
+            room
+        }
+    }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+mod free_list {
+    //! Without an interpreter lock the allocator's own thread caches do better.
+
+    use super::*;
+
+    /// # Safety
+    /// None.
+    pub(super) unsafe fn take(_: *mut ffi::PyTypeObject) -> Option<*mut ffi::PyObject> {
+        None
+    }
+
+    /// # Safety
+    /// None.
+    pub(super) unsafe fn keep(_: *mut ffi::PyObject) -> bool {
+        false
+    }
+}

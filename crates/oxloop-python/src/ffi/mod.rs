@@ -1,0 +1,11 @@
+//! The raw C API, and the only unsafe code of the package: safe functions over what PyO3 does
+//! not wrap, each block with the reason why it is sound. No reason leans on the global
+//! interpreter lock where the build has none.
+
+pub(crate) mod base_types;
+pub(crate) mod bytes;
+pub(crate) mod calls;
+pub(crate) mod context;
+pub(crate) mod handle;
+pub(crate) mod lock;
+pub(crate) mod references;

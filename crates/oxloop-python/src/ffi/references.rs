@@ -1,0 +1,14 @@
+//! Counted references outside of PyO3's lifetimes.
+
+use pyo3::prelude::*;
+
+/// Another reference to the same object, for code that holds no `Python` token but runs attached
+/// all the same: the engine's clones of handlers and callbacks.
+#[inline]
+pub(crate) fn clone_attached<T>(object: &Py<T>) -> Py<T> {
+    // SAFETY: the engine clones handlers and callbacks only in methods that are entered with a
+    // `Python` token, or under `traverse`, which never clones; it is detached only around the
+    // selector's wait. So the thread is attached.
+    let py = unsafe { Python::assume_attached() };
+    object.clone_ref(py)
+}

@@ -1,0 +1,33 @@
+//! `oxloop._oxloop`: the native part of the oxloop Python package. This file only lists what it
+//! exports; `event_loop/` has a file for each section of asyncio's event-loop page.
+#![deny(unsafe_code)]
+#![allow(missing_docs, reason = "an extension module: its users read the Python stubs")]
+
+mod address;
+mod error;
+mod event_loop;
+mod face;
+#[allow(unsafe_code, reason = "the one place for the raw C API; each block says why")]
+mod ffi;
+mod handle;
+mod server;
+mod transport;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _oxloop {
+    use super::*;
+
+    #[pymodule_export]
+    use event_loop::BaseLoop;
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        ffi::base_types::prepare(module.py())?;
+        module.add_class::<transport::stream::StreamTransport>()?;
+        let (handle, timer) = ffi::handle::prepare(module.py())?;
+        module.add("Handle", handle)?;
+        module.add("TimerHandle", timer)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

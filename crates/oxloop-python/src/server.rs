@@ -1,0 +1,142 @@
+//! What hears of a listening socket: makes a transport for each connection taken.
+
+use crate::address::Address;
+use crate::error::{leaves_loop, os_error};
+use crate::event_loop::BaseLoop;
+use crate::face::PyFace;
+use crate::ffi::context;
+use crate::ffi::references::clone_attached;
+use crate::transport::stream::{self, Origin};
+use oxloop::engine::{Accepted, Descriptor, ListenerHandler};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::io;
+
+/// A listening socket of a server. The engine's source owns the only reference.
+#[pyclass(frozen, module = "oxloop._oxloop")]
+pub(crate) struct Listener {
+    protocol_factory: Py<PyAny>,
+    sock: Py<PyAny>,
+    server: Option<Py<PyAny>>,
+    /// The context in which serving was started: the callbacks' contexts are its copies.
+    context: Py<PyAny>,
+}
+
+#[pymethods]
+impl Listener {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.protocol_factory)?;
+        visit.call(&self.sock)?;
+        visit.call(&self.server)?;
+        visit.call(&self.context)
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(
+        protocol_factory: Bound<'_, PyAny>,
+        sock: Bound<'_, PyAny>,
+        server: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<ListenerRef> {
+        let py = sock.py();
+        // Linux hands TCP_NODELAY down to the accepted sockets: one call instead of one each.
+        stream::set_nodelay(&sock);
+        let context = context::copy_current(py)?;
+        let listener = Listener {
+            protocol_factory: protocol_factory.unbind(),
+            sock: sock.unbind(),
+            server: server.map(Bound::unbind),
+            context,
+        };
+        Ok(ListenerRef(Py::new(py, listener)?))
+    }
+
+    fn open(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> Result<(), Refused> {
+        let py = cx.py();
+        let context = context::copy(self.context.bind(py))?;
+        let inside = context.clone_ref(py);
+        context::run(inside.bind(py), || {
+            Ok((|| {
+                let protocol = self.protocol_factory.bind(py).call0()?;
+                let origin = Origin {
+                    peer: accepted.peer.as_ref().and_then(Address::new),
+                    descriptor: Descriptor::Owned(accepted.descriptor),
+                    socket: None,
+                    server: self.server.as_ref().map(|server| server.bind(py).clone()),
+                    context,
+                };
+                stream::open(cx, protocol.clone(), origin, None)
+                    .map(drop)
+                    .map_err(|error| Refused { error, protocol: Some(protocol.unbind()) })
+            })())
+        })?
+    }
+
+    fn report(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        message: &str,
+        error: io::Error,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", os_error(py, &error).into_value(py))?;
+        let socket = py.import("asyncio.trsock")?.call_method1("TransportSocket", (&self.sock,))?;
+        context.set_item("socket", socket)?;
+        cx.call_method1("call_exception_handler", (context,))?;
+        Ok(())
+    }
+}
+
+/// No transport was made for a connection; it is closed.
+struct Refused {
+    error: PyErr,
+    protocol: Option<Py<PyAny>>,
+}
+
+impl From<PyErr> for Refused {
+    fn from(error: PyErr) -> Refused {
+        Refused { error, protocol: None }
+    }
+}
+
+/// The engine's reference to a listener.
+pub(crate) struct ListenerRef(pub(crate) Py<Listener>);
+
+impl Clone for ListenerRef {
+    fn clone(&self) -> ListenerRef {
+        ListenerRef(clone_attached(&self.0))
+    }
+}
+
+impl ListenerHandler<PyFace> for ListenerRef {
+    fn connected(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
+        let py = cx.py();
+        let Err(refused) = self.0.get().open(cx, accepted) else { return Ok(()) };
+        if leaves_loop(py, &refused.error) {
+            return Err(refused.error);
+        }
+        // asyncio says nothing of a failing factory but in debug mode.
+        if cx.get().is_debug() {
+            let context = PyDict::new(py);
+            let message = "Error on transport creation for incoming connection";
+            context.set_item("message", message)?;
+            context.set_item("exception", refused.error.value(py))?;
+            if let Some(protocol) = refused.protocol {
+                context.set_item("protocol", protocol)?;
+            }
+            cx.call_method1("call_exception_handler", (context,))?;
+        }
+        Ok(())
+    }
+
+    fn out_of_resources(&self, cx: &Bound<'_, BaseLoop>, error: io::Error) -> PyResult<()> {
+        self.0.get().report(cx, "socket.accept() out of system resource", error)
+    }
+
+    fn accept_failed(&self, cx: &Bound<'_, BaseLoop>, error: io::Error) -> PyResult<()> {
+        self.0.get().report(cx, "Exception in callback socket.accept()", error)
+    }
+}

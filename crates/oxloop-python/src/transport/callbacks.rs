@@ -1,0 +1,333 @@
+//! How the engine's events become a Python protocol's callbacks, and what happens when they
+//! raise.
+
+use super::extra_info;
+use super::stream::{StreamRef, StreamTransport};
+use crate::error::{leaves_loop, os_error};
+use crate::event_loop::BaseLoop;
+use crate::face::PyFace;
+use crate::ffi::bytes::{View, filled};
+use crate::ffi::handle::RawHandle;
+use crate::ffi::{calls, context};
+use crate::handle::PyHandle;
+use oxloop::engine::{Failure, Received, StreamHandler};
+use pyo3::exceptions::PyOSError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use std::io;
+
+const READ_FAILED: &str = "Fatal read error on socket transport";
+const WRITE_FAILED: &str = "Fatal write error on socket transport";
+
+/// The two contexts of a transport's callbacks.
+#[derive(Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
+}
+
+impl StreamHandler<PyFace> for StreamRef {
+    #[inline]
+    fn received(&self, cx: &Bound<'_, BaseLoop>, data: &[u8]) -> PyResult<()> {
+        let py = cx.py();
+        let data = PyBytes::new(py, data);
+        self.deliver(cx, data)
+    }
+
+    fn receive_into(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        hint: usize,
+        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> PyResult<Received> {
+        if hint == 0 {
+            return self.receive_buffered(cx, recv);
+        }
+        match filled(cx.py(), hint, recv)? {
+            Ok(data) if data.as_bytes().is_empty() => Ok(Received::Eof),
+            Ok(data) => {
+                let count = data.as_bytes().len();
+                self.deliver(cx, data)?;
+                Ok(Received::Data(count))
+            }
+            Err(error) => Ok(Received::Failed(error)),
+        }
+    }
+
+    fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Option<bool>> {
+        let transport = self.0.bind(cx.py());
+        transport.get().debug(transport, "%r received EOF")?;
+        let called = self.call(cx, Kind::Read, |protocol| {
+            calls::method(protocol, intern!(protocol.py(), "eof_received"), [])?.is_truthy()
+        });
+        match called {
+            Ok(keep_open) => Ok(Some(keep_open.unwrap_or(false))),
+            Err(error) => {
+                let message = "Fatal error: protocol.eof_received() call failed.";
+                self.fatal_error(cx, error, message)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        // Called from inside write(): in the caller's context.
+        self.flow_callback(cx, "pause_writing", |protocol| {
+            calls::method(protocol, intern!(protocol.py(), "pause_writing"), []).map(drop)
+        })
+    }
+
+    fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let this = self.0.get();
+        let context = this.parts.lock().write_context.as_ref().map(|c| c.clone_ref(cx.py()));
+        self.flow_callback(cx, "resume_writing", |protocol| {
+            let resume =
+                || calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop);
+            match &context {
+                Some(context) => context::run(context.bind(protocol.py()), resume),
+                None => resume(),
+            }
+        })
+    }
+
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
+        // Without memory for a context the callbacks run in the loop's own.
+        let context = context::copy_current(cx.py()).ok();
+        let old = std::mem::replace(&mut self.0.get().parts.lock().write_context, context);
+        drop(old);
+    }
+
+    fn failed(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        failure: Failure,
+        error: io::Error,
+    ) -> PyResult<()> {
+        let message = match failure {
+            Failure::Read => READ_FAILED,
+            Failure::Write => WRITE_FAILED,
+        };
+        self.fatal_error(cx, os_error(cx.py(), &error), message)
+    }
+
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+        let transport = self.0.bind(cx.py());
+        if let Err(error) = transport.get().schedule_lost(transport, None) {
+            error.write_unraisable(cx.py(), Some(transport.as_any()));
+        }
+    }
+
+    fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let py = cx.py();
+        let transport = self.0.bind(py);
+        let context = transport.get().parts.lock().write_context.as_ref().map(|c| c.clone_ref(py));
+        let none = py.None().into_bound(py);
+        let lose = || transport.get().lose_scheduled(transport, &none);
+        let result = match context {
+            Some(context) => context::run(context.bind(py), lose),
+            None => lose(),
+        };
+        match result {
+            Err(error) if !leaves_loop(py, &error) => {
+                let context = PyDict::new(py);
+                context.set_item("message", "Exception in callback protocol.connection_lost()")?;
+                context.set_item("exception", error.value(py))?;
+                context.set_item("transport", transport)?;
+                cx.call_method1("call_exception_handler", (context,)).map(drop)
+            }
+            result => result,
+        }
+    }
+}
+
+impl StreamRef {
+    /// `data_received(data)`.
+    #[inline]
+    fn deliver(&self, cx: &Bound<'_, BaseLoop>, data: Bound<'_, PyBytes>) -> PyResult<()> {
+        let called = self.call(cx, Kind::Read, |protocol| {
+            let name = intern!(protocol.py(), "data_received");
+            calls::method(protocol, name, [data.as_any()]).map(drop)
+        });
+        match called {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let message = "Fatal error: protocol.data_received() call failed.";
+                self.fatal_error(cx, error, message)
+            }
+        }
+    }
+
+    /// `get_buffer(-1)`, recv, `buffer_updated(count)`.
+    fn receive_buffered(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> PyResult<Received> {
+        let py = cx.py();
+        let called = self.call(cx, Kind::Read, |protocol| {
+            let hint = (-1i32).into_pyobject(py)?;
+            let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
+            let mut view = View::writable(&buffer)?;
+            view.fill(&mut *recv)
+        });
+        let count = match called {
+            Ok(None) => return Ok(Received::NoBuffer),
+            Ok(Some(Ok(0))) => return Ok(Received::Eof),
+            Ok(Some(Ok(count))) => count,
+            Ok(Some(Err(error))) => return Ok(Received::Failed(error)),
+            Err(error) => {
+                let message = "Fatal error: protocol.get_buffer() call failed.";
+                self.fatal_error(cx, error, message)?;
+                return Ok(Received::NoBuffer);
+            }
+        };
+        let called = self.call(cx, Kind::Read, |protocol| {
+            let count = count.into_pyobject(py)?;
+            let name = intern!(py, "buffer_updated");
+            calls::method(protocol, name, [count.as_any()]).map(drop)
+        });
+        if let Err(error) = called {
+            let message = "Fatal error: protocol.buffer_updated() call failed.";
+            self.fatal_error(cx, error, message)?;
+        }
+        Ok(Received::Data(count))
+    }
+
+    /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
+    /// connection is lost.
+    #[inline]
+    fn call<'py, R>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        kind: Kind,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<Option<R>> {
+        let py = cx.py();
+        let (protocol, context) = {
+            let parts = self.0.get().parts.lock();
+            let context = match kind {
+                Kind::Read => &parts.read_context,
+                Kind::Write => &parts.write_context,
+            };
+            let clone = |object: &Option<Py<PyAny>>| object.as_ref().map(|o| o.clone_ref(py));
+            (clone(&parts.protocol), clone(context))
+        };
+        let Some(protocol) = protocol else { return Ok(None) };
+        let protocol = protocol.into_bound(py);
+        match context {
+            Some(context) => context::run(context.bind(py), || f(&protocol)).map(Some),
+            None => f(&protocol).map(Some),
+        }
+    }
+
+    /// A flow control callback: what it raises is told, and the connection goes on.
+    fn flow_callback<'py>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        name: &str,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        let Some(protocol) = self.0.get().get_protocol_object(py) else { return Ok(()) };
+        let Err(error) = f(&protocol) else { return Ok(()) };
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        self.report(cx, error, &format!("protocol.{name}() failed"))
+    }
+
+    /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the
+    /// rest goes to the exception handler; the connection is forced closed.
+    fn fatal_error(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = cx.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let transport = self.0.bind(py);
+        let exception = error.value(py).clone();
+        if !error.is_instance_of::<PyOSError>(py) {
+            self.report(cx, error, message)?;
+        } else if cx.get().is_debug() {
+            let keywords = PyDict::new(py);
+            keywords.set_item("exc_info", &exception)?;
+            let args = ("%r: %s", transport, message);
+            extra_info::logger(py)?.call_method("debug", args, Some(&keywords))?;
+        }
+        StreamTransport::force_close(transport, Some(exception.into_any()))
+    }
+
+    fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = cx.py();
+        let transport = self.0.bind(py);
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", error.value(py))?;
+        context.set_item("transport", transport)?;
+        context.set_item("protocol", transport.get().get_protocol_object(py))?;
+        cx.call_method1("call_exception_handler", (context,)).map(drop)
+    }
+}
+
+impl StreamTransport {
+    pub(super) fn get_protocol_object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.parts.lock().protocol.as_ref().map(|protocol| protocol.bind(py).clone())
+    }
+
+    /// Logs a line about the transport in debug mode.
+    pub(super) fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
+        let py = slf.py();
+        if self.event_loop(py).get().is_debug() {
+            extra_info::logger(py)?.call_method1("debug", (text, slf))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn force_close(
+        slf: &Bound<'_, Self>,
+        exception: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        if this.engine().force_close(this.token) {
+            this.schedule_lost(slf, exception)?;
+        }
+        Ok(())
+    }
+
+    /// Queues `_call_connection_lost(exc)`, in a copy of the present context.
+    pub(super) fn schedule_lost(
+        &self,
+        slf: &Bound<'_, Self>,
+        exception: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let event_loop = self.event_loop(py);
+        let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
+        let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
+        let args = PyTuple::new(py, [exception])?;
+        let handle =
+            RawHandle::new(event_loop.as_any(), &call, args, context::copy_current(py)?)?;
+        self.engine().call_soon(PyHandle(handle));
+        Ok(())
+    }
+
+    /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.
+    pub(super) fn lose(&self, slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.lose_scheduled(slf, exception)
+    }
+
+    fn lose_scheduled(&self, slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if !self.engine().lose(self.token) {
+            return Ok(());
+        }
+        let called = match self.get_protocol_object(py) {
+            Some(protocol) => {
+                calls::method(&protocol, intern!(py, "connection_lost"), [exception]).map(drop)
+            }
+            None => Ok(()),
+        };
+        let finished = extra_info::finish(slf);
+        called.and(finished)
+    }
+}

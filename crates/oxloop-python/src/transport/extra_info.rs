@@ -1,0 +1,171 @@
+//! `get_extra_info`, and what else a transport does seldom: its socket object, its end.
+
+use super::stream::{Parts, StreamTransport, copied_item};
+use crate::address::Address;
+use crate::ffi::bytes::BytesData;
+use oxloop::engine::Written;
+use pyo3::exceptions::{PyResourceWarning, PyRuntimeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::os::fd::IntoRawFd;
+
+/// asyncio's logger.
+pub(super) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("asyncio.log")?.getattr("logger")
+}
+
+/// `asyncio.trsock.TransportSocket(sock)`.
+pub(super) fn transport_socket<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    sock.py().import("asyncio.trsock")?.call_method1("TransportSocket", (sock,))
+}
+
+/// `get_extra_info(name, default)`.
+pub(super) fn get<'py>(
+    slf: &Bound<'py, StreamTransport>,
+    name: &Bound<'py, PyAny>,
+    default: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let given = slf.getattr_opt(intern!(py, "_extra"))?;
+    if let Some(given) = given {
+        let given = given.cast_into::<PyDict>()?;
+        if let Some(value) = given.get_item(name)? {
+            return Ok(value);
+        }
+    }
+    let known = name.extract::<&str>().ok();
+    match known {
+        Some("peername") => peer_name(slf),
+        Some("sockname") => sock_name(slf),
+        Some("socket") => socket(slf),
+        _ => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
+    }
+}
+
+fn peer_name<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    match &slf.get().peer {
+        Some(address) => address.to_python(py),
+        None => Ok(py.None().into_bound(py)),
+    }
+}
+
+fn sock_name<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>> {
+    let (this, py) = (slf.get(), slf.py());
+    let kept = this.parts.lock().sockname.as_ref().map(|name| name.clone_ref(py));
+    match kept {
+        Some(name) => Ok(name.into_bound(py)),
+        None => Ok(own_name(this, py)?.unwrap_or_else(|| py.None().into_bound(py))),
+    }
+}
+
+/// getsockname(2) while the descriptor is open.
+fn own_name<'py>(this: &StreamTransport, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let address = this.engine().with_descriptor(this.token, |socket| rustix::net::getsockname(socket));
+    match address {
+        Some(Ok(address)) => {
+            Address::new(&address).map(|address| address.to_python(py)).transpose()
+        }
+        Some(Err(_)) | None => Ok(None),
+    }
+}
+
+/// The TransportSocket: made when asked for first, from then on its socket owns the descriptor.
+fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>> {
+    let (this, py) = (slf.get(), slf.py());
+    if let Some(socket) = this.parts.lock().socket.as_ref() {
+        return Ok(socket.bind(py).clone());
+    }
+    let class = py.import("socket")?.getattr("socket")?;
+    let sock = match this.engine().lend_descriptor(this.token) {
+        Some(descriptor) => {
+            let keywords = PyDict::new(py);
+            keywords.set_item("fileno", descriptor.into_raw_fd())?;
+            class.call((), Some(&keywords))?
+        }
+        None => {
+            // Closed before anybody asked: a socket that is closed, as asyncio's would be.
+            let sock = class.call0()?;
+            sock.call_method0("close")?;
+            sock
+        }
+    };
+    let socket = transport_socket(&sock)?;
+    this.parts.lock().socket = Some(socket.clone().unbind());
+    Ok(socket)
+}
+
+/// `writelines(list_of_data)`.
+pub(super) fn writelines(
+    slf: &Bound<'_, StreamTransport>,
+    list_of_data: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (this, py) = (slf.get(), slf.py());
+    let mut items = Vec::new();
+    for item in list_of_data.try_iter()? {
+        items.push(item?);
+    }
+    let (engine, cx) = (this.engine(), this.event_loop(py));
+    for item in &items {
+        let written = match item.cast_exact::<PyBytes>() {
+            Ok(bytes) => engine.write(cx, this.token, &BytesData(bytes))?,
+            Err(_) => engine.write(cx, this.token, copied_item(item)?.as_slice())?,
+        };
+        match written {
+            Written::Taken => {}
+            Written::Lost => return Ok(()),
+            Written::AfterEof => {
+                let message = "Cannot call writelines() after write_eof()";
+                return Err(PyRuntimeError::new_err(message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After connection_lost: closes the descriptor and lets go of everything.
+pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
+    let (this, py) = (slf.get(), slf.py());
+    let sockname = own_name(this, py)?.map(Bound::unbind);
+    this.engine().release(this.token);
+    let (parts, socket) = {
+        let mut parts = this.parts.lock();
+        let socket = parts.socket.as_ref().map(|socket| socket.clone_ref(py));
+        let kept = Parts { sockname, socket: parts.socket.take(), ..Parts::default() };
+        (std::mem::replace(&mut *parts, kept), socket)
+    };
+    let closed = match socket {
+        Some(socket) => close_socket(socket.bind(py)),
+        None => Ok(()),
+    };
+    let detached = match &parts.server {
+        Some(server) => server.call_method1(py, intern!(py, "_detach"), (slf,)).map(drop),
+        None => Ok(()),
+    };
+    closed.and(detached)
+}
+
+/// The end of a transport that nobody closed: told as asyncio tells it, and closed.
+pub(super) fn abandon(py: Python<'_>, parts: &Parts, unclosed: Option<&str>) -> PyResult<()> {
+    let Some(text) = unclosed else { return Ok(()) };
+    let warned = py.import("warnings").and_then(|warnings| {
+        let category = py.get_type::<PyResourceWarning>();
+        warnings.call_method1("warn", (format!("unclosed transport {text}"), category))
+    });
+    let closed = match &parts.socket {
+        Some(socket) => close_socket(socket.bind(py)),
+        None => Ok(()),
+    };
+    let detached = match &parts.server {
+        Some(server) => server.call_method1(py, intern!(py, "_detach"), (py.None(),)).map(drop),
+        None => Ok(()),
+    };
+    warned.map(drop).and(closed).and(detached)
+}
+
+/// Closes the socket behind a TransportSocket.
+fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+    socket.getattr(intern!(socket.py(), "_sock"))?.call_method0(intern!(socket.py(), "close"))?;
+    Ok(())
+}

@@ -1,0 +1,483 @@
+//! `StreamTransport`: asyncio.Transport over a stream socket.
+
+use super::extra_info;
+use crate::address::Address;
+use crate::event_loop::BaseLoop;
+use crate::face::PyFace;
+use crate::ffi::base_types::TransportBase;
+use crate::ffi::bytes::{BytesData, View};
+use crate::ffi::context;
+use crate::ffi::handle::RawHandle;
+use crate::ffi::lock::StateLock;
+use crate::ffi::references::clone_attached;
+use crate::handle::PyHandle;
+use lock_api::Mutex;
+use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyTuple};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Writes to a lost connection that are dropped in silence; each further one is logged.
+const SILENT_WRITES: u32 = 5;
+
+/// A TCP connection. Made by the loop; see asyncio's *Transports*.
+#[pyclass(frozen, dict, weakref, extends = TransportBase, module = "oxloop._oxloop")]
+pub(crate) struct StreamTransport {
+    event_loop: Py<BaseLoop>,
+    pub(super) token: Token,
+    pub(super) peer: Option<Address>,
+    /// How often it was written to since the loss, plus one.
+    late_writes: AtomicU32,
+    pub(super) parts: Mutex<StateLock, Parts>,
+}
+
+/// The Python objects of a transport: this object owns and visits them.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) protocol: Option<Py<PyAny>>,
+    /// Where `data_received` runs: a copy made when reading was started or resumed.
+    pub(super) read_context: Option<Py<PyAny>>,
+    /// Where `resume_writing` runs: a copy made when writing was deferred.
+    pub(super) write_context: Option<Py<PyAny>>,
+    pub(super) server: Option<Py<PyAny>>,
+    /// The TransportSocket, once there is one; its socket closes the descriptor.
+    pub(super) socket: Option<Py<PyAny>>,
+    /// The socket's own name, kept when the descriptor is closed.
+    pub(super) sockname: Option<Py<PyAny>>,
+}
+
+/// Where a transport comes from.
+pub(crate) struct Origin<'py> {
+    pub(crate) descriptor: Descriptor,
+    /// The socket.socket that owns a lent descriptor.
+    pub(crate) socket: Option<Bound<'py, PyAny>>,
+    pub(crate) peer: Option<Address>,
+    pub(crate) server: Option<Bound<'py, PyAny>>,
+    /// The context of the connection's callbacks.
+    pub(crate) context: Py<PyAny>,
+}
+
+/// Makes the transport of a connected socket, and schedules `connection_made`, then the start of
+/// reading, then the waiter's wake-up: asyncio's order.
+pub(crate) fn open(
+    event_loop: &Bound<'_, BaseLoop>,
+    protocol: Bound<'_, PyAny>,
+    origin: Origin<'_>,
+    waiter: Option<&Bound<'_, PyAny>>,
+) -> PyResult<StreamRef> {
+    let py = event_loop.py();
+    let engine = &event_loop.get().engine;
+    let mut socket = None;
+    if let Some(sock) = &origin.socket {
+        set_nodelay(sock);
+        socket = Some(extra_info::transport_socket(sock)?.unbind());
+    }
+    let peer = origin.peer.or_else(|| {
+        let address = rustix::net::getpeername(origin.descriptor.borrow()?).ok()?;
+        Address::new(&address?)
+    });
+    let connection_made = protocol.getattr(pyo3::intern!(py, "connection_made"))?;
+    let buffered = is_buffered(&protocol)?;
+    let first_context = context::copy(origin.context.bind(py))?;
+    let token = engine.add_stream(origin.descriptor);
+    let parts = Parts {
+        protocol: Some(protocol.unbind()),
+        read_context: Some(origin.context),
+        server: origin.server.as_ref().map(|server| server.clone().unbind()),
+        socket,
+        ..Parts::default()
+    };
+    let transport = StreamTransport {
+        event_loop: event_loop.clone().unbind(),
+        token,
+        peer,
+        late_writes: AtomicU32::new(1),
+        parts: Mutex::new(parts),
+    };
+    let initializer = PyClassInitializer::from(transport);
+    let transport = Bound::new(py, initializer)?;
+    engine.set_handler(token, StreamRef(transport.clone().unbind()));
+    engine.set_buffered(token, buffered);
+    if let Some(server) = origin.server {
+        server.call_method1(pyo3::intern!(py, "_attach"), (&transport,))?;
+    }
+    let args = PyTuple::new(py, [&transport])?;
+    let handle = RawHandle::new(event_loop.as_any(), &connection_made, args, first_context)?;
+    engine.call_soon(PyHandle(handle));
+    engine.start_reading_soon(token);
+    if let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) {
+        let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
+        let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
+        let context = context::copy_current(py)?;
+        let handle = RawHandle::new(event_loop.as_any(), &wake, args, context)?;
+        engine.call_soon(PyHandle(handle));
+    }
+    Ok(StreamRef(transport.unbind()))
+}
+
+/// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
+pub(crate) fn set_nodelay(sock: &Bound<'_, PyAny>) {
+    let set = || -> PyResult<()> {
+        let socket = sock.py().import("socket")?;
+        let family = sock.getattr("family")?;
+        if family.eq(socket.getattr("AF_INET")?)? || family.eq(socket.getattr("AF_INET6")?)? {
+            let level = socket.getattr("IPPROTO_TCP")?;
+            sock.call_method1("setsockopt", (level, socket.getattr("TCP_NODELAY")?, 1))?;
+        }
+        Ok(())
+    };
+    // A socket of another kind: nothing to set.
+    let _ = set();
+}
+
+/// Whether a protocol is read into by its own buffer.
+fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = protocol.py();
+    let class = CLASS.get_or_try_init(py, || {
+        PyResult::Ok(py.import("asyncio")?.getattr("BufferedProtocol")?.unbind())
+    })?;
+    protocol.is_instance(class.bind(py))
+}
+
+impl StreamTransport {
+    pub(super) fn engine(&self) -> &Engine<PyFace> {
+        &self.event_loop.get().engine
+    }
+
+    pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, BaseLoop> {
+        self.event_loop.bind(py)
+    }
+
+    pub(super) fn info(&self) -> StreamInfo {
+        self.engine().stream_info(self.token).unwrap_or(StreamInfo {
+            descriptor: -1,
+            closing: true,
+            reading: false,
+            polls_read: false,
+            polls_write: false,
+            closed: true,
+        })
+    }
+
+    pub(super) fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.engine().flush(self.event_loop(py))
+    }
+
+    /// A write that came too late is dropped; many of them are told.
+    fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
+        if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
+            extra_info::logger(py)?
+                .call_method1("warning", ("socket.send() raised exception.",))?;
+        }
+        Ok(())
+    }
+
+    fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
+        match written {
+            Written::Taken => Ok(()),
+            Written::Lost => self.note_late_write(py),
+            Written::AfterEof => {
+                let message = format!("Cannot call {method}() after write_eof()");
+                Err(PyRuntimeError::new_err(message))
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl StreamTransport {
+    #[classattr]
+    const _START_TLS_COMPATIBLE: bool = true;
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        // Shows nothing while in use, which keeps everything alive.
+        let Some(parts) = self.parts.try_lock() else { return Ok(()) };
+        visit.call(&parts.protocol)?;
+        visit.call(&parts.read_context)?;
+        visit.call(&parts.write_context)?;
+        visit.call(&parts.server)?;
+        visit.call(&parts.socket)?;
+        visit.call(&parts.sockname)
+    }
+
+    fn __clear__(&self) {
+        self.abandon();
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let this = slf.get();
+        this.flush(slf.py())?;
+        Ok(this.describe(&slf.get_type().name()?.to_string()))
+    }
+
+    /// Writes bytes, bytearray or memoryview; never blocks.
+    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        let (engine, cx) = (this.engine(), this.event_loop(py));
+        let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            engine.write(cx, this.token, &BytesData(bytes))?
+        } else {
+            engine.write(cx, this.token, copied(data)?.as_slice())?
+        };
+        match written {
+            Written::Taken => Ok(()),
+            written => this.written(py, written, "write"),
+        }
+    }
+
+    /// Writes each item of an iterable, in one send where possible.
+    fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        extra_info::writelines(slf, list_of_data)
+    }
+
+    fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        this.engine().write_eof(this.event_loop(slf.py()), this.token)
+    }
+
+    fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        this.engine().close_stream(this.event_loop(slf.py()), this.token)
+    }
+
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().flush(slf.py())?;
+        Self::_force_close(slf, None)
+    }
+
+    fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
+        self.flush(py)?;
+        Ok(self.info().closing)
+    }
+
+    fn is_reading(&self) -> bool {
+        self.info().reading
+    }
+
+    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.engine().pause_reading(this.token) {
+            this.debug(slf, "%r pauses reading")?;
+        }
+        Ok(())
+    }
+
+    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        if this.engine().resume_reading(this.token) {
+            let context = context::copy_current(py)?;
+            let old = this.parts.lock().read_context.replace(context);
+            drop(old);
+            this.debug(slf, "%r resumes reading")?;
+        }
+        Ok(())
+    }
+
+    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+        self.flush(py)?;
+        Ok(self.engine().write_buffer_size(self.token))
+    }
+
+    /// `(low, high)`, bytes.
+    fn get_write_buffer_limits(&self) -> (usize, usize) {
+        let limits = self.engine().write_buffer_limits(self.token);
+        (limits.low(), limits.high())
+    }
+
+    #[pyo3(signature = (high = None, low = None))]
+    fn set_write_buffer_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<&Bound<'_, PyAny>>,
+        low: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let limits = limits(high, low)?;
+        let cx = this.event_loop(slf.py());
+        this.engine().set_write_buffer_limits(cx, this.token, limits)
+    }
+
+    /// Changes the protocol; `connection_made` is not called.
+    fn set_protocol(slf: &Bound<'_, Self>, protocol: Bound<'_, PyAny>) -> PyResult<()> {
+        let this = slf.get();
+        this.flush(slf.py())?;
+        let buffered = is_buffered(&protocol)?;
+        let old = this.parts.lock().protocol.replace(protocol.unbind());
+        this.engine().set_buffered(this.token, buffered);
+        drop(old);
+        Ok(())
+    }
+
+    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.parts.lock().protocol.as_ref().map(|protocol| protocol.clone_ref(py))
+    }
+
+    #[pyo3(signature = (name, default = None))]
+    fn get_extra_info<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().flush(slf.py())?;
+        extra_info::get(slf, name, default)
+    }
+
+    /// Drops what is queued; `connection_lost(exc)` follows in a later turn.
+    #[pyo3(signature = (exc = None))]
+    fn _force_close(slf: &Bound<'_, Self>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let this = slf.get();
+        if this.engine().force_close(this.token) {
+            this.schedule_lost(slf, exc)?;
+        }
+        Ok(())
+    }
+
+    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().lose(slf, &exc)
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
+        (!self.info().closed).then(|| self.event_loop.clone_ref(py))
+    }
+
+    #[getter]
+    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_protocol(py)
+    }
+
+    #[getter]
+    fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("FALLBACK")
+    }
+}
+
+impl StreamTransport {
+    /// asyncio's repr, with the state of the selector.
+    fn describe(&self, class: &str) -> String {
+        let info = self.info();
+        let mut text = format!("<{class}");
+        if info.closed {
+            text.push_str(" closed");
+        } else if info.closing {
+            text.push_str(" closing");
+        }
+        text.push_str(&format!(" fd={}", info.descriptor));
+        if !info.closed {
+            let size = self.engine().write_buffer_size(self.token);
+            let polling = |polls| if polls { "polling" } else { "idle" };
+            text.push_str(&format!(" read={}", polling(info.polls_read)));
+            let write = polling(info.polls_write);
+            text.push_str(&format!(" write=<{write}, bufsize={size}>"));
+        }
+        text.push('>');
+        text
+    }
+
+    /// The transport goes away: an open one is told (ResourceWarning) and closed.
+    fn abandon(&self) {
+        let open = !self.info().closed;
+        let text = open.then(|| self.describe("StreamTransport"));
+        self.engine().lose(self.token);
+        let parts = std::mem::take(&mut *self.parts.lock());
+        let told = Python::try_attach(|py| {
+            // A destructor may run while an exception is on its way.
+            let pending = PyErr::take(py);
+            let result = extra_info::abandon(py, &parts, text.as_deref());
+            if let Err(error) = result {
+                error.write_unraisable(py, None);
+            }
+            self.engine().release(self.token);
+            drop(parts);
+            if let Some(pending) = pending {
+                pending.restore(py);
+            }
+        });
+        if told.is_none() {
+            // The interpreter is gone; the descriptor is closed all the same.
+            self.engine().release(self.token);
+        }
+    }
+}
+
+impl Drop for StreamTransport {
+    fn drop(&mut self) {
+        self.abandon();
+        self.engine().remove_stream(self.token);
+    }
+}
+
+/// A copy of a mutable or unusual bytes-like object: asyncio would keep a reference, and send
+/// what it holds later.
+fn copied(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let known = data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>();
+    if !known {
+        let kind = if cfg!(Py_3_14) {
+            "a bytes, bytearray, or memoryview object"
+        } else {
+            "a bytes-like object"
+        };
+        let name = PyString::new(data.py(), &data.get_type().name()?.to_string()).repr()?;
+        let message = format!("data argument must be {kind}, not {name}");
+        return Err(PyTypeError::new_err(message));
+    }
+    match View::readable(data) {
+        Ok(view) => Ok(view.to_vec()),
+        // A strided view: Python gathers it.
+        Err(_) => Ok(data.call_method0("tobytes")?.cast_into::<PyBytes>()?.as_bytes().to_vec()),
+    }
+}
+
+pub(super) fn copied_item(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let view = PyMemoryView::from(data)?;
+    copied(view.as_any())
+}
+
+/// Limits as asyncio computes and refuses them, for any integers.
+fn limits(high: Option<&Bound<'_, PyAny>>, low: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
+    let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
+        value.map(|value| value.extract()).transpose()
+    };
+    let (given_high, given_low) = (number(high)?, number(low)?);
+    let high = given_high.unwrap_or(match given_low {
+        Some(low) => low.saturating_mul(4),
+        None => 64 * 1024,
+    });
+    let low = given_low.unwrap_or(high.div_euclid(4));
+    if !(high >= low && low >= 0) {
+        let message = format!("high ({high}) must be >= low ({low}) must be >= 0");
+        return Err(PyValueError::new_err(message));
+    }
+    let clamp = |value: i128| Some(usize::try_from(value).unwrap_or(usize::MAX));
+    Limits::new(clamp(high), clamp(low)).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// The engine's reference to a transport.
+pub(crate) struct StreamRef(pub(crate) Py<StreamTransport>);
+
+impl Clone for StreamRef {
+    #[inline]
+    fn clone(&self) -> StreamRef {
+        StreamRef(clone_attached(&self.0))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for StreamRef {
+    type Target = StreamTransport;
+    type Output = Bound<'py, StreamTransport>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(self.0.into_bound(py))
+    }
+}

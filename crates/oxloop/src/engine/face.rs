@@ -1,0 +1,132 @@
+//! What a face supplies: the Rust API and the Python package are the two there are.
+
+use crate::sys::Accepted;
+use crate::transport::gather::Data;
+use std::io;
+
+/// A face of the engine: the types it queues, and how user code is called.
+///
+/// The engine never holds its lock while it calls any of these (invariant 8), except
+/// [`Callback::is_cancelled`], [`Callback::unschedule`], `clone` and [`Data::keep`], which
+/// therefore must not run user code, allocate for a collector, or drop.
+pub trait Face: Sized + 'static {
+    /// The lock around the engine's state.
+    type Lock: lock_api::RawMutex;
+    /// How a face finds itself again in a call: what every call is handed.
+    type Context<'a>: Copy;
+    /// A scheduled call (asyncio's Handle and TimerHandle).
+    type Callback: Callback;
+    /// A piece of a write queue that is kept without a copy. Dropping it runs no user code.
+    type Bytes: AsRef<[u8]>;
+    /// Who hears of a stream.
+    type Stream: StreamHandler<Self>;
+    /// Who hears of a listening socket.
+    type Listener: ListenerHandler<Self>;
+    /// Why the loop has to be left at once (KeyboardInterrupt, SystemExit).
+    type Leave;
+
+    /// Runs a callback, unless it was cancelled. Ordinary exceptions are the face's to report.
+    fn run(cx: Self::Context<'_>, callback: Self::Callback) -> Result<(), Self::Leave>;
+
+    /// Calls `wait`, which may block: whatever others need to go on is released meanwhile.
+    fn blocking<R: Send>(cx: Self::Context<'_>, wait: impl FnOnce() -> R + Send) -> R;
+
+    /// Called after each wait: signals that arrived are handled here.
+    fn after_wait(cx: Self::Context<'_>) -> Result<(), Self::Leave>;
+
+    /// The selector failed: reported, and the loop goes on.
+    fn wait_failed(cx: Self::Context<'_>, error: io::Error) -> Result<(), Self::Leave>;
+}
+
+/// A scheduled call. A clone is the same call.
+pub trait Callback: Clone {
+    /// Whether it was cancelled.
+    fn is_cancelled(&self) -> bool;
+    /// Its time has come: it left the timers for the ready queue.
+    fn unschedule(&self);
+}
+
+/// What went wrong on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Reading from the descriptor.
+    Read,
+    /// Writing to it.
+    Write,
+}
+
+/// How a read into a handler's own memory went.
+#[derive(Debug)]
+pub enum Received {
+    /// So many bytes came, and the protocol has them.
+    Data(usize),
+    /// The end of the stream.
+    Eof,
+    /// recv(2) failed.
+    Failed(io::Error),
+    /// There was no buffer; the handler has dealt with it.
+    NoBuffer,
+}
+
+/// A stream's handler: the buffered-shaped trait into which every protocol is lifted.
+///
+/// `Err` leaves the loop at once; events not yet dispatched are kept for the next run. All other
+/// errors of user code are handled inside, as asyncio does (`_fatal_error`).
+pub trait StreamHandler<F: Face>: Clone {
+    /// Data arrived in the loop's own buffer.
+    fn received(&self, cx: F::Context<'_>, data: &[u8]) -> Result<(), F::Leave>;
+
+    /// Reads into the handler's own memory: it calls `recv` once with its buffer, about `hint`
+    /// bytes where the choice is its own, and passes on what arrived.
+    fn receive_into(
+        &self,
+        cx: F::Context<'_>,
+        hint: usize,
+        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<Received, F::Leave>;
+
+    /// The peer sent the end of stream. True keeps the connection open for writing, false asks
+    /// to close it, `None` says that the handler has dealt with it.
+    fn eof_received(&self, cx: F::Context<'_>) -> Result<Option<bool>, F::Leave>;
+
+    /// The write buffer is strictly over its high-water mark.
+    fn pause_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+
+    /// The write buffer is at or under its low-water mark.
+    fn resume_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+
+    /// Writing continues when the descriptor is writable: in the context of this call.
+    fn writing_deferred(&self, cx: F::Context<'_>);
+
+    /// A system call failed: report it and force the connection closed.
+    fn failed(&self, cx: F::Context<'_>, failure: Failure, error: io::Error) -> Result<(), F::Leave>;
+
+    /// Call [`connection_lost`](Self::connection_lost) in a later turn.
+    fn schedule_connection_lost(&self, cx: F::Context<'_>);
+
+    /// The connection is gone for good: tell the protocol, then release the stream.
+    fn connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+}
+
+/// A listening socket's handler.
+pub trait ListenerHandler<F: Face>: Clone {
+    /// A connection was taken, one turn ago: make the transport.
+    fn connected(&self, cx: F::Context<'_>, accepted: Accepted) -> Result<(), F::Leave>;
+
+    /// No descriptor or memory is left (EMFILE, ENFILE, ENOBUFS, ENOMEM); accepting stops for a
+    /// second.
+    fn out_of_resources(&self, cx: F::Context<'_>, error: io::Error) -> Result<(), F::Leave>;
+
+    /// accept(2) failed otherwise; the server goes on.
+    fn accept_failed(&self, cx: F::Context<'_>, error: io::Error) -> Result<(), F::Leave>;
+}
+
+/// Plain bytes are written by copying them.
+impl<B> Data<B> for [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+    fn keep(&self) -> Option<B> {
+        None
+    }
+}

@@ -1,0 +1,95 @@
+//! Callbacks from other threads, and the wake-up (asyncio's `call_soon_threadsafe`).
+
+use crate::sys::Waker;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+/// The loop runs, or does not run at all: nobody needs to wake it.
+const AWAKE: u8 = 0;
+/// The loop waits, or is about to.
+const ASLEEP: u8 = 1;
+/// It was woken: the waker is readable.
+const WOKEN: u8 = 2;
+
+/// A queue from any thread to the loop's.
+///
+/// A sender wakes the loop only where it sleeps: [`push`](Self::push) adds first and looks
+/// second, [`fall_asleep`](Self::fall_asleep) announces first and looks second, so one of the
+/// two sees the other.
+pub(crate) struct Inbox<T> {
+    queue: Mutex<VecDeque<T>>,
+    /// Whether the queue holds anything: read for each `call_soon`, so no lock.
+    filled: AtomicBool,
+    state: AtomicU8,
+    waker: Waker,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new() -> io::Result<Inbox<T>> {
+        Ok(Inbox {
+            queue: Mutex::new(VecDeque::new()),
+            filled: AtomicBool::new(false),
+            state: AtomicU8::new(AWAKE),
+            waker: Waker::new()?,
+        })
+    }
+
+    /// Adds an item and wakes the loop if it sleeps.
+    pub(crate) fn push(&self, item: T) {
+        {
+            let mut queue = self.queue.lock();
+            queue.push_back(item);
+            self.filled.store(true, Ordering::SeqCst);
+        }
+        self.wake();
+    }
+
+    /// Wakes the loop if it sleeps.
+    pub(crate) fn wake(&self) {
+        if self.state.load(Ordering::SeqCst) == ASLEEP
+            && self.state.compare_exchange(ASLEEP, WOKEN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether something waits to be taken.
+    pub(crate) fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::SeqCst)
+    }
+
+    /// Moves all items to `take`, in order.
+    pub(crate) fn drain(&self, mut take: impl FnMut(T)) {
+        let items = {
+            let mut queue = self.queue.lock();
+            self.filled.store(false, Ordering::SeqCst);
+            std::mem::take(&mut *queue)
+        };
+        items.into_iter().for_each(&mut take);
+    }
+
+    /// The loop is about to wait: false where something came in, so that it must not.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.state.store(ASLEEP, Ordering::SeqCst);
+        if self.is_filled() {
+            self.wake_up();
+            return false;
+        }
+        true
+    }
+
+    /// The wait is over.
+    pub(crate) fn wake_up(&self) {
+        if self.state.swap(AWAKE, Ordering::SeqCst) == WOKEN {
+            self.waker.reset();
+        }
+    }
+
+    /// What the selector watches for wake-ups.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.waker.descriptor()
+    }
+}

@@ -1,0 +1,115 @@
+//! Listening sockets: accept in a bounded batch, one turn before the transport is made, and
+//! stop for a second where the system is out of descriptors or memory.
+
+use super::*;
+use rustix::io::Errno;
+
+/// Seconds until accepting is tried again (asyncio's ACCEPT_RETRY_DELAY).
+const ACCEPT_RETRY_DELAY: f64 = 1.0;
+
+/// A listening socket.
+pub(super) struct Listener<F: Face> {
+    pub(super) descriptor: Descriptor,
+    pub(super) handler: F::Listener,
+    /// Connections taken in one turn at most.
+    batch: usize,
+    pub(super) registered: Interest,
+    pub(super) pending: Interest,
+}
+
+impl<F: Face> Engine<F> {
+    /// Accepts connections on a listening, non-blocking socket, `backlog` + 1 a turn at most.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says: ENOSPC, EBADF.
+    pub fn listen(
+        &self,
+        descriptor: Descriptor,
+        handler: F::Listener,
+        backlog: usize,
+    ) -> io::Result<Token> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let number = descriptor.raw();
+        let token = state.sources.insert(Source::Listener(Listener {
+            descriptor,
+            handler,
+            batch: backlog.saturating_add(1),
+            registered: Interest::NONE,
+            pending: Interest::NONE,
+        }));
+        state.set_token(number, Some(token));
+        self.set_accepting(state, token, true)?;
+        Ok(token)
+    }
+
+    /// Stops accepting. The descriptor is closed if it was ours.
+    pub fn unlisten(&self, token: Token) {
+        let mut state = self.state.lock();
+        let _ = self.set_accepting(&mut state, token, false);
+        let source = state.sources.remove(token);
+        if let Some(source) = &source {
+            state.set_token(source.descriptor().raw(), None);
+        }
+        drop(state);
+        drop(source);
+    }
+
+    /// The listener that has this descriptor.
+    pub fn listener_of(&self, descriptor: RawFd) -> Option<Token> {
+        let state = self.state.lock();
+        let token = state.token_of(descriptor)?;
+        matches!(state.sources.get(token), Some(Source::Listener(_))).then_some(token)
+    }
+
+    pub(super) fn resume_accepting(&self, state: &mut State<F>, token: Token) {
+        // Where it fails, the listener is gone or will be tried by nobody: nothing to tell.
+        let _ = self.set_accepting(state, token, true);
+    }
+
+    fn set_accepting(&self, state: &mut State<F>, token: Token, accept: bool) -> io::Result<()> {
+        let Some(Source::Listener(listener)) = state.sources.get_mut(token) else { return Ok(()) };
+        let wanted = if accept { Interest::READ } else { Interest::NONE };
+        let watched =
+            self.register(&listener.descriptor, token, &mut listener.registered, wanted)?;
+        state.watched = state.watched.saturating_add_signed(watched);
+        Ok(())
+    }
+
+    /// A listening socket has connections.
+    pub(super) fn acceptable(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        self.take_pending(token, |pending| &mut pending.read);
+        let mut left = usize::MAX;
+        while left > 0 {
+            let mut state = self.state.lock();
+            let Some(Source::Listener(listener)) = state.sources.get(token) else { return Ok(()) };
+            left = left.min(listener.batch) - 1;
+            let Some(socket) = listener.descriptor.borrow() else { return Ok(()) };
+            let error = match crate::sys::accept(socket) {
+                Ok(accepted) => {
+                    let handler = listener.handler.clone();
+                    state.ready.push_back(Ready::Accepted(Box::new((handler, accepted))));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let handler = listener.handler.clone();
+            return match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN | Errno::INTR) => Ok(()),
+                Some(Errno::CONNABORTED) => continue,
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    let _ = self.set_accepting(&mut state, token, false);
+                    let when = self.time() + ACCEPT_RETRY_DELAY;
+                    state.timers.push(when, Timer::ResumeAccepting(token));
+                    drop(state);
+                    handler.out_of_resources(cx, error)
+                }
+                _ => {
+                    drop(state);
+                    handler.accept_failed(cx, error)
+                }
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! The engine: one event loop under two faces.
+//!
+//! [`Engine`] holds the state of a loop and drives it; a [`Face`] says what a callback and a
+//! protocol are. The Rust API of this crate is one face, the Python package the other. Programs
+//! use a face; only who writes one needs this module.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `face.rs` | what a face supplies |
+//! | `turn.rs` | one turn of the loop: prepare, wait, run |
+//! | `streams.rs` | connections: read, write, flow control, close |
+//! | `listeners.rs` | listening sockets: accept, back-off |
+//! | `watchers.rs` | `add_reader` and `add_writer` |
+//! | `timers.rs`, `registry.rs`, `inbox.rs` | the parts |
+
+mod face;
+mod inbox;
+mod listeners;
+mod registry;
+mod streams;
+mod timers;
+mod turn;
+mod watchers;
+
+pub use crate::sys::{Accepted, Descriptor};
+pub use crate::transport::flow_control::Limits;
+pub use crate::transport::gather::Data;
+pub use face::{Callback, Face, Failure, ListenerHandler, Received, StreamHandler};
+pub use registry::Token;
+pub use streams::{StreamInfo, Written};
+pub use watchers::Side;
+
+use crate::sys::{Interest, Selector, forks};
+use crate::transport::gather::Gather;
+use inbox::Inbox;
+use listeners::Listener;
+use lock_api::Mutex;
+use registry::Registry;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use streams::Stream;
+use timers::{TimerEntry, Timers};
+use turn::Workspace;
+use watchers::Watcher;
+
+/// The waker's token; no source has it, as tenancies start at 1.
+const WAKER: u64 = 0;
+
+/// An event loop, seen from inside. All methods but those that say otherwise are for the loop's
+/// own thread; while it does not run, whoever calls acts as that thread.
+pub struct Engine<F: Face> {
+    state: Mutex<F::Lock, State<F>>,
+    inbox: Inbox<F::Callback>,
+    selector: Selector,
+    closed: AtomicBool,
+    /// Which process made it: a child of fork never touches its parent's selector.
+    process: forks::Generation,
+}
+
+/// What the engine's lock protects.
+struct State<F: Face> {
+    ready: VecDeque<Ready<F>>,
+    timers: Timers<Timer<F>>,
+    sources: Registry<Source<F>>,
+    /// Which source has a descriptor, by the descriptor's number.
+    by_descriptor: Vec<Option<Token>>,
+    /// How many descriptors the selector watches, the waker apart.
+    watched: usize,
+    /// The writes of the callback that runs, and the stream they go to.
+    gather: Gather<F::Bytes>,
+    gather_to: Option<Token>,
+    /// Whether a callback runs: only then writes are gathered.
+    dispatching: bool,
+    stopping: bool,
+    /// What a run works with, kept between runs.
+    workspace: Option<Box<Workspace>>,
+}
+
+/// An entry of the ready queue.
+enum Ready<F: Face> {
+    /// `call_soon`, or a timer whose time has come.
+    Callback(F::Callback),
+    /// The selector reported a source; what for stands with the source.
+    Io(Token),
+    /// `connection_made` was called: start reading.
+    StartReading(Token),
+    /// A connection was taken in the last turn.
+    Accepted(Box<(F::Listener, Accepted)>),
+}
+
+/// What waits for its time.
+enum Timer<F: Face> {
+    Callback(F::Callback),
+    /// Accept again after a lack of resources.
+    ResumeAccepting(Token),
+}
+
+impl<F: Face> TimerEntry for Timer<F> {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Timer::Callback(callback) => callback.is_cancelled(),
+            Timer::ResumeAccepting(_) => false,
+        }
+    }
+}
+
+/// Something with a descriptor.
+enum Source<F: Face> {
+    Stream(Stream<F>),
+    Listener(Listener<F>),
+    Watcher(Watcher<F>),
+}
+
+impl<F: Face> Source<F> {
+    /// What the selector found; told to the source until it is dispatched.
+    fn pending(&mut self) -> &mut Interest {
+        match self {
+            Source::Stream(stream) => &mut stream.pending,
+            Source::Listener(listener) => &mut listener.pending,
+            Source::Watcher(watcher) => &mut watcher.pending,
+        }
+    }
+
+    /// What the selector is asked for.
+    fn registered(&self) -> Interest {
+        match self {
+            Source::Stream(stream) => stream.registered,
+            Source::Listener(listener) => listener.registered,
+            Source::Watcher(watcher) => watcher.registered,
+        }
+    }
+}
+
+/// What the collector of a face has to know: everything the engine refers to.
+pub enum Referent<'a, F: Face> {
+    /// A queued, scheduled or watching callback.
+    Callback(&'a F::Callback),
+    /// The handler of an open stream.
+    Stream(&'a F::Stream),
+    /// The handler of a listening socket.
+    Listener(&'a F::Listener),
+}
+
+impl<F: Face> Engine<F> {
+    /// A new loop.
+    ///
+    /// # Errors
+    /// EMFILE and ENFILE where no descriptor is left for the selector and the waker.
+    pub fn new() -> io::Result<Engine<F>> {
+        let (selector, inbox) = (Selector::new()?, Inbox::new()?);
+        selector.add(inbox.descriptor(), WAKER, Interest::READ)?;
+        Ok(Engine {
+            state: Mutex::new(State::default()),
+            inbox,
+            selector,
+            closed: AtomicBool::new(false),
+            process: forks::generation(),
+        })
+    }
+
+    /// The loop's clock: seconds, monotonic (`loop.time()`).
+    pub fn time(&self) -> f64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+    }
+
+    /// Queues a callback behind all that is queued already.
+    pub fn call_soon(&self, callback: F::Callback) {
+        let mut state = self.state.lock();
+        if self.inbox.is_filled() {
+            state.drain_inbox(&self.inbox);
+        }
+        state.ready.push_back(Ready::Callback(callback));
+    }
+
+    /// Queues a callback from any thread, and wakes the loop.
+    pub fn call_soon_threadsafe(&self, callback: F::Callback) {
+        if self.is_forked() {
+            return self.call_soon(callback);
+        }
+        self.inbox.push(callback);
+    }
+
+    /// Queues a callback for a time on the loop's clock, seconds.
+    pub fn call_at(&self, when: f64, callback: F::Callback) {
+        self.state.lock().timers.push(when, Timer::Callback(callback));
+    }
+
+    /// Counts a scheduled timer as cancelled, so that many of them do not pile up.
+    pub fn timer_cancelled(&self) {
+        self.state.lock().timers.note_cancelled();
+    }
+
+    /// Ends the run with the turn that is going on; from any thread, together with a wake-up.
+    pub fn stop(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
+        self.state.lock().stopping = true;
+        self.inbox.wake();
+        self.flush(cx)
+    }
+
+    /// Whether [`close`](Self::close) was called; from any thread.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether this process is a child of the one that made the loop.
+    pub fn is_forked(&self) -> bool {
+        self.process != forks::generation()
+    }
+
+    /// Lets go of everything: nothing runs any more. Open transports are released, not closed:
+    /// their owners do that.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let old = {
+            let mut state = self.state.lock();
+            let mut old = std::mem::take(&mut *state);
+            // Streams stay: their transports still own them. They only lose their handlers.
+            state.sources = std::mem::take(&mut old.sources);
+            old
+        };
+        let mut dropped = Vec::new();
+        let tokens: Vec<Token> = self.state.lock().sources.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            match state.sources.get_mut(token) {
+                Some(Source::Stream(stream)) => {
+                    let asked = std::mem::take(&mut stream.registered);
+                    if asked != Interest::NONE && !self.is_forked() {
+                        let _ = stream.descriptor.borrow().map(|fd| self.selector.remove(fd));
+                    }
+                    dropped.push(Dropped::Handler(stream.handler.take()));
+                }
+                Some(source) => {
+                    if source.registered() != Interest::NONE && !self.is_forked() {
+                        let _ = source.descriptor().borrow().map(|fd| self.selector.remove(fd));
+                    }
+                    dropped.push(Dropped::Source(state.sources.remove(token)));
+                }
+                None => {}
+            }
+        }
+        // User code may run from here on: no lock is held.
+        drop(old);
+        drop(dropped);
+        if !self.is_forked() {
+            self.inbox.drain(drop);
+        }
+    }
+
+    /// Shows every reference to the face's objects, for its collector. Shows nothing while the
+    /// state is in use, which keeps everything alive.
+    pub fn visit<E>(
+        &self,
+        mut see: impl FnMut(Referent<'_, F>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(state) = self.state.try_lock() else { return Ok(()) };
+        for ready in &state.ready {
+            match ready {
+                Ready::Callback(callback) => see(Referent::Callback(callback))?,
+                Ready::Accepted(accepted) => see(Referent::Listener(&accepted.0))?,
+                Ready::Io(_) | Ready::StartReading(_) => {}
+            }
+        }
+        for timer in state.timers.iter() {
+            if let Timer::Callback(callback) = timer {
+                see(Referent::Callback(callback))?;
+            }
+        }
+        for (_, source) in state.sources.iter() {
+            match source {
+                Source::Stream(stream) => {
+                    if let Some(handler) = &stream.handler {
+                        see(Referent::Stream(handler))?;
+                    }
+                }
+                Source::Listener(listener) => see(Referent::Listener(&listener.handler))?,
+                Source::Watcher(watcher) => {
+                    for callback in watcher.callbacks() {
+                        see(Referent::Callback(callback))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a descriptor belongs to a stream, and to which.
+    pub fn stream_of(&self, descriptor: RawFd) -> Option<F::Stream> {
+        let state = self.state.lock();
+        match state.sources.get(state.token_of(descriptor)?)? {
+            Source::Stream(stream) => stream.handler.clone(),
+            _ => None,
+        }
+    }
+}
+
+/// Kept until no lock is held.
+enum Dropped<F: Face> {
+    Handler(Option<F::Stream>),
+    Source(Option<Source<F>>),
+}
+
+impl<F: Face> Source<F> {
+    fn descriptor(&self) -> &Descriptor {
+        match self {
+            Source::Stream(stream) => &stream.descriptor,
+            Source::Listener(listener) => &listener.descriptor,
+            Source::Watcher(watcher) => &watcher.descriptor,
+        }
+    }
+}
+
+impl<F: Face> State<F> {
+    fn drain_inbox(&mut self, inbox: &Inbox<F::Callback>) {
+        inbox.drain(|callback| self.ready.push_back(Ready::Callback(callback)));
+    }
+
+    fn token_of(&self, descriptor: RawFd) -> Option<Token> {
+        *self.by_descriptor.get(usize::try_from(descriptor).ok()?)?
+    }
+
+    fn set_token(&mut self, descriptor: RawFd, token: Option<Token>) {
+        let Ok(index) = usize::try_from(descriptor) else { return };
+        if index >= self.by_descriptor.len() {
+            self.by_descriptor.resize(index + 1, None);
+        }
+        self.by_descriptor[index] = token;
+    }
+}
+
+impl<F: Face> Default for State<F> {
+    fn default() -> State<F> {
+        State {
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            sources: Registry::default(),
+            by_descriptor: Vec::new(),
+            watched: 0,
+            gather: Gather::default(),
+            gather_to: None,
+            dispatching: false,
+            stopping: false,
+            workspace: None,
+        }
+    }
+}

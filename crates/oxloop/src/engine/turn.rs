@@ -1,0 +1,255 @@
+//! One turn of the loop, which is asyncio's: prepare, wait, run.
+//!
+//! The ready queue holds what was ready before the poll, then this poll's I/O, then the timers
+//! that are due, and one turn runs exactly what is in it; what the callbacks add runs in the
+//! next turn, after another poll. Programs depend on that order.
+
+use super::*;
+use crate::sys::Events;
+use std::time::Duration;
+
+/// The budget of one poll: so many events a turn.
+const EVENTS: usize = 1024;
+/// The loop's read buffer, bytes: what asyncio reads at most at once.
+const SCRATCH: usize = 256 * 1024;
+/// A turn without a poll is cheaper by a system call, but only a poll lets other threads have
+/// the interpreter: every so many turns there is one.
+const UNPOLLED: u32 = 64;
+/// The longest wait, seconds (asyncio's MAXIMUM_SELECT_TIMEOUT).
+const LONGEST_WAIT: f64 = 24.0 * 3600.0;
+/// A timer is due within the resolution of the clock, seconds (CLOCK_MONOTONIC's).
+const RESOLUTION: f64 = 1e-9;
+
+/// What a run works with.
+pub(super) struct Workspace {
+    events: Events,
+    pub(super) scratch: Vec<u8>,
+    unpolled: u32,
+}
+
+/// How long a turn may wait.
+enum Wait {
+    /// Not at all.
+    Poll,
+    /// Until an event or so many seconds.
+    Seconds(f64),
+    /// Until an event.
+    Event,
+}
+
+impl<F: Face> Engine<F> {
+    /// Runs turns until [`stop`](Self::stop): at least one, and the one in which it is called
+    /// completes.
+    ///
+    /// # Errors
+    /// What made a callback leave. What was not run yet stays for the next run.
+    pub fn run(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
+        let mut work = self.state.lock().workspace.take().unwrap_or_else(|| {
+            let events = Events::with_capacity(EVENTS);
+            Box::new(Workspace { events, scratch: vec![0; SCRATCH], unpolled: 0 })
+        });
+        let result = loop {
+            if let Err(leave) = self.turn(cx, &mut work) {
+                break Err(leave);
+            }
+            if self.state.lock().stopping {
+                break Ok(());
+            }
+        };
+        {
+            let mut state = self.state.lock();
+            state.stopping = false;
+            state.dispatching = false;
+            state.workspace = Some(work);
+        }
+        let flushed = self.flush(cx);
+        result.and(flushed)
+    }
+
+    fn turn(&self, cx: F::Context<'_>, work: &mut Workspace) -> Result<(), F::Leave> {
+        let wait = self.prepare();
+        self.wait(cx, work, wait)?;
+        let count = self.collect(work);
+        self.run_ready(cx, work, count)
+    }
+
+    /// Decides how long to wait.
+    fn prepare(&self) -> Wait {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        if self.inbox.is_filled() {
+            state.drain_inbox(&self.inbox);
+        }
+        let due = if state.timers.is_empty() { None } else { state.timers.next_due(&mut dropped) };
+        let wait = if !state.ready.is_empty() || state.stopping {
+            Wait::Poll
+        } else if let Some(when) = due {
+            let seconds = when - self.time();
+            if seconds > 0.0 { Wait::Seconds(seconds.min(LONGEST_WAIT)) } else { Wait::Poll }
+        } else {
+            Wait::Event
+        };
+        drop(state);
+        drop(dropped);
+        wait
+    }
+
+    /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
+    fn wait(&self, cx: F::Context<'_>, work: &mut Workspace, wait: Wait) -> Result<(), F::Leave> {
+        let Workspace { events, unpolled, .. } = work;
+        let timeout = match wait {
+            Wait::Poll => {
+                *unpolled += 1;
+                let others = *unpolled > UNPOLLED;
+                if !others && self.state.lock().watched == 0 {
+                    events.clear();
+                    return Ok(());
+                }
+                if !others {
+                    let result = self.selector.wait(events, Some(Duration::ZERO));
+                    return self.waited(cx, result);
+                }
+                Some(Duration::ZERO)
+            }
+            Wait::Seconds(seconds) => Some(Duration::from_secs_f64(seconds)),
+            Wait::Event => None,
+        };
+        *unpolled = 0;
+        if !self.inbox.fall_asleep() {
+            events.clear();
+            return Ok(());
+        }
+        let selector = &self.selector;
+        let result = F::blocking(cx, || selector.wait(events, timeout));
+        self.inbox.wake_up();
+        self.waited(cx, result)
+    }
+
+    fn waited(&self, cx: F::Context<'_>, result: io::Result<()>) -> Result<(), F::Leave> {
+        match result {
+            Ok(()) => F::after_wait(cx),
+            Err(error) => F::wait_failed(cx, error),
+        }
+    }
+
+    /// Queues this poll's I/O, then the timers that are due; returns how much there is to run.
+    fn collect(&self, work: &mut Workspace) -> usize {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if self.inbox.is_filled() {
+            state.drain_inbox(&self.inbox);
+        }
+        for (bits, found) in work.events.iter() {
+            let token = Token::from_bits(bits);
+            let Some(source) = state.sources.get_mut(token) else { continue };
+            let asked = source.registered();
+            let pending = source.pending();
+            let queued = *pending != Interest::NONE;
+            pending.read |= found.read && asked.read;
+            pending.write |= found.write && asked.write;
+            if !queued && *pending != Interest::NONE {
+                state.ready.push_back(Ready::Io(token));
+            }
+        }
+        if !state.timers.is_empty() {
+            let end = self.time() + RESOLUTION;
+            while let Some(timer) = state.timers.pop_due(end) {
+                match timer {
+                    Timer::Callback(callback) => {
+                        callback.unschedule();
+                        state.ready.push_back(Ready::Callback(callback));
+                    }
+                    Timer::ResumeAccepting(token) => self.resume_accepting(state, token),
+                }
+            }
+        }
+        state.dispatching = true;
+        state.ready.len()
+    }
+
+    fn run_ready(
+        &self,
+        cx: F::Context<'_>,
+        work: &mut Workspace,
+        count: usize,
+    ) -> Result<(), F::Leave> {
+        for _ in 0..count {
+            let Some(ready) = self.state.lock().ready.pop_front() else { break };
+            let result = match ready {
+                Ready::Callback(callback) => F::run(cx, callback),
+                Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch),
+                Ready::StartReading(token) => {
+                    self.start_reading(token);
+                    Ok(())
+                }
+                Ready::Accepted(accepted) => {
+                    let (listener, accepted) = *accepted;
+                    listener.connected(cx, accepted)
+                }
+            };
+            // The callback has returned: what it wrote leaves now.
+            let flushed = self.flush(cx);
+            result.and(flushed)?;
+        }
+        self.state.lock().dispatching = false;
+        Ok(())
+    }
+
+    /// Reads, then writes, as far as the selector found the source ready.
+    fn dispatch(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        scratch: &mut [u8],
+    ) -> Result<(), F::Leave> {
+        let kind = match self.state.lock().sources.get(token) {
+            Some(Source::Stream(_)) => Kind::Stream,
+            Some(Source::Listener(_)) => Kind::Listener,
+            Some(Source::Watcher(_)) => Kind::Watcher,
+            None => return Ok(()),
+        };
+        match kind {
+            Kind::Stream => {
+                let read = self.readable(cx, token, scratch);
+                if self.take_pending(token, |pending| &mut pending.write) {
+                    if let Err(leave) = read {
+                        // The other half runs with the next run of the loop.
+                        self.requeue_write(token);
+                        return Err(leave);
+                    }
+                    self.flush(cx)?;
+                    return self.writable(cx, token);
+                }
+                read
+            }
+            Kind::Listener => self.acceptable(cx, token),
+            Kind::Watcher => self.watched(cx, token),
+        }
+    }
+
+    /// Takes one of the flags that say what the selector found.
+    pub(super) fn take_pending(
+        &self,
+        token: Token,
+        flag: impl FnOnce(&mut Interest) -> &mut bool,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let source = state.sources.get_mut(token);
+        source.is_some_and(|source| std::mem::take(flag(source.pending())))
+    }
+
+    /// Queues what is left of an event in front of everything, for the next run.
+    pub(super) fn requeue_write(&self, token: Token) {
+        let mut state = self.state.lock();
+        if let Some(source) = state.sources.get_mut(token) {
+            source.pending().write = true;
+            state.ready.push_front(Ready::Io(token));
+        }
+    }
+}
+
+enum Kind {
+    Stream,
+    Listener,
+    Watcher,
+}

@@ -1,0 +1,202 @@
+//! Descriptors watched for someone else: `add_reader`, `add_writer`.
+
+use super::*;
+
+/// Which readiness is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `add_reader`.
+    Read,
+    /// `add_writer`.
+    Write,
+}
+
+/// A descriptor that belongs to the user, with a callback for each side.
+pub(super) struct Watcher<F: Face> {
+    pub(super) descriptor: Descriptor,
+    reader: Option<F::Callback>,
+    writer: Option<F::Callback>,
+    pub(super) registered: Interest,
+    pub(super) pending: Interest,
+}
+
+impl<F: Face> Watcher<F> {
+    pub(super) fn callbacks(&self) -> impl Iterator<Item = &F::Callback> {
+        self.reader.iter().chain(&self.writer)
+    }
+
+    fn slot(&mut self, side: Side) -> &mut Option<F::Callback> {
+        match side {
+            Side::Read => &mut self.reader,
+            Side::Write => &mut self.writer,
+        }
+    }
+
+    fn wanted(&self) -> Interest {
+        Interest { read: self.reader.is_some(), write: self.writer.is_some() }
+    }
+}
+
+impl<F: Face> Engine<F> {
+    /// Calls `callback` whenever the descriptor is ready, in place of the one there was (which
+    /// is returned, to be cancelled).
+    ///
+    /// # Errors
+    /// EBADF for a closed descriptor, EPERM for what cannot be watched (a regular file).
+    pub fn watch(
+        &self,
+        descriptor: RawFd,
+        side: Side,
+        callback: F::Callback,
+    ) -> io::Result<Option<F::Callback>> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let known = state.token_of(descriptor).filter(|&token| {
+            matches!(state.sources.get(token), Some(Source::Watcher(_)))
+        });
+        let token = known.unwrap_or_else(|| {
+            let token = state.sources.insert(Source::Watcher(Watcher {
+                descriptor: Descriptor::Lent(descriptor),
+                reader: None,
+                writer: None,
+                registered: Interest::NONE,
+                pending: Interest::NONE,
+            }));
+            state.set_token(descriptor, Some(token));
+            token
+        });
+        let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(None) };
+        let old = watcher.slot(side).replace(callback);
+        // What was found for the old callback is not the new one's.
+        *side.flag(&mut watcher.pending) = false;
+        match self.update_watcher(state, token) {
+            Ok(()) => Ok(old),
+            Err(error) => {
+                let watcher = state.sources.remove(token);
+                state.set_token(descriptor, None);
+                // Dropped by the caller's side of the lock.
+                drop(state);
+                drop(watcher);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops watching one side; returns the callback there was, to be cancelled.
+    pub fn unwatch(&self, descriptor: RawFd, side: Side) -> Option<F::Callback> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let token = state.token_of(descriptor)?;
+        let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return None };
+        let old = watcher.slot(side).take();
+        *side.flag(&mut watcher.pending) = false;
+        let idle = watcher.wanted() == Interest::NONE;
+        // A descriptor that was closed meanwhile has left the selector by itself.
+        let _ = self.update_watcher(state, token);
+        if idle {
+            state.sources.remove(token);
+            state.set_token(descriptor, None);
+        }
+        old
+    }
+
+    fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
+        let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(()) };
+        let wanted = watcher.wanted();
+        let watched =
+            self.register(&watcher.descriptor, token, &mut watcher.registered, wanted)?;
+        state.watched = state.watched.saturating_add_signed(watched);
+        Ok(())
+    }
+
+    /// Asks the selector for `wanted`. Answers how many descriptors more are watched: 1, 0, -1.
+    pub(super) fn register(
+        &self,
+        descriptor: &Descriptor,
+        token: Token,
+        registered: &mut Interest,
+        wanted: Interest,
+    ) -> io::Result<isize> {
+        let old = std::mem::replace(registered, wanted);
+        let Some(fd) = descriptor.borrow().filter(|_| !self.is_forked()) else { return Ok(0) };
+        if old == wanted {
+            return Ok(0);
+        }
+        let bits = token.to_bits();
+        let (result, change) = if wanted == Interest::NONE {
+            (self.selector.remove(fd), -1)
+        } else if old == Interest::NONE {
+            (self.add_to_selector(fd, bits, wanted), 1)
+        } else {
+            (self.modify_in_selector(fd, bits, wanted), 0)
+        };
+        if let (Err(error), true) = (&result, wanted != Interest::NONE) {
+            *registered = old;
+            return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(0)));
+        }
+        Ok(change)
+    }
+
+    /// A number may come back for another file: EEXIST says that the selector knows it still.
+    fn add_to_selector(
+        &self,
+        fd: std::os::fd::BorrowedFd<'_>,
+        bits: u64,
+        wanted: Interest,
+    ) -> io::Result<()> {
+        match self.selector.add(fd, bits, wanted) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.selector.modify(fd, bits, wanted)
+            }
+            result => result,
+        }
+    }
+
+    /// ENOENT says that the file behind the number was closed and the number used again.
+    fn modify_in_selector(
+        &self,
+        fd: std::os::fd::BorrowedFd<'_>,
+        bits: u64,
+        wanted: Interest,
+    ) -> io::Result<()> {
+        match self.selector.modify(fd, bits, wanted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.selector.add(fd, bits, wanted)
+            }
+            result => result,
+        }
+    }
+
+    /// A watched descriptor is ready: its callbacks run, the reader's first.
+    pub(super) fn watched(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        for side in [Side::Read, Side::Write] {
+            if !self.take_pending(token, |pending| side.flag(pending)) {
+                continue;
+            }
+            let callback = match self.state.lock().sources.get_mut(token) {
+                Some(Source::Watcher(watcher)) => watcher.slot(side).clone(),
+                _ => None,
+            };
+            if let Some(callback) = callback {
+                let result = F::run(cx, callback);
+                let flushed = self.flush(cx);
+                if let Err(leave) = result.and(flushed) {
+                    if self.take_pending(token, |pending| &mut pending.write) {
+                        self.requeue_write(token);
+                    }
+                    return Err(leave);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    fn flag(self, interest: &mut Interest) -> &mut bool {
+        match self {
+            Side::Read => &mut interest.read,
+            Side::Write => &mut interest.write,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Errors: the caller's misuse apart from what the system says; errno is kept.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why an operation of the loop failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused; `raw_os_error()` of the source is its errno.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The caller asked for something that the state forbids.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// No address of a host could be connected to; the errors stand in the order of the tries.
+    #[error("Multiple exceptions: {}", list(.0))]
+    Connect(Vec<io::Error>),
+    /// A listening socket could not be bound to one of its addresses.
+    #[error("error while attempting to bind on address {address}: {source}")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A protocol's callback panicked; the text is the panic's.
+    #[error("a callback panicked: {0}")]
+    Panic(String),
+    /// What was waited for will not come: a task was cancelled, a promise dropped, or the loop
+    /// closed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// The errno behind the error; of several, the first one's.
+    ///
+    /// ```
+    /// let refused = std::io::Error::from_raw_os_error(111);
+    /// assert_eq!(oxloop::Error::from(refused).raw_os_error(), Some(111));
+    /// assert_eq!(oxloop::Error::Cancelled.raw_os_error(), None);
+    /// ```
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Error::Io(error) | Error::Bind { source: error, .. } => error.raw_os_error(),
+            Error::Connect(errors) => errors.first()?.raw_os_error(),
+            Error::Misuse(_) | Error::Panic(_) | Error::Cancelled => None,
+        }
+    }
+}
+
+/// What a caller must not do: asyncio raises RuntimeError or ValueError for these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// The loop was closed.
+    #[error("Event loop is closed")]
+    LoopClosed,
+    /// The loop runs already.
+    #[error("This event loop is already running")]
+    LoopRunning,
+    /// This thread runs another loop.
+    #[error("Cannot run the event loop while another loop is running")]
+    AnotherLoopRunning,
+    /// `close()` while the loop runs.
+    #[error("Cannot close a running event loop")]
+    CloseRunning,
+    /// `get_running_loop()` outside of a loop's callbacks.
+    #[error("no running event loop")]
+    NoRunningLoop,
+    /// `run_until_complete` was ended by `stop()`.
+    #[error("Event loop stopped before Future completed.")]
+    LoopStopped,
+    /// `write()` came after `write_eof()`.
+    #[error("Cannot call write() after write_eof()")]
+    WriteAfterEof,
+    /// `writelines()` came after `write_eof()`.
+    #[error("Cannot call writelines() after write_eof()")]
+    WritelinesAfterEof,
+    /// `set_write_buffer_limits` with limits that are none.
+    #[error(transparent)]
+    Limits(#[from] InvalidLimits),
+    /// A server that was closed cannot be started again.
+    #[error("server is closed")]
+    ServerClosed,
+    /// `serve_forever` waits already.
+    #[error("server is already being awaited on serve_forever()")]
+    ServerAwaited,
+    /// A socket of another kind (datagrams, ...) where a stream is needed.
+    #[error("A Stream Socket was expected")]
+    StreamExpected,
+    /// The signal cannot be handled, or is none.
+    #[error("signal {0} cannot be caught")]
+    Signal(i32),
+    /// `Protocol` state was asked for from inside its own callback.
+    #[error("the protocol is running a callback")]
+    ProtocolBusy,
+}
+
+/// Limits of a write buffer that are in no order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("high ({high}) must be >= low ({low}) must be >= 0")]
+pub struct InvalidLimits {
+    /// The high-water mark asked for, bytes.
+    pub high: usize,
+    /// The low-water mark asked for, bytes.
+    pub low: usize,
+}
+
+/// Result of the crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn list(errors: &[io::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,258 @@
+//! What the handles of one loop share: the engine, and who may act as the loop's thread.
+
+use super::EventLoop;
+use super::errors::{ExceptionContext, ExceptionHandler};
+use super::face::{Callback, Cx, RustFace};
+use super::handle::Handle;
+use crate::engine::Engine;
+use crate::error::{Error, Misuse, Result};
+use crate::executor::Executor;
+use crate::signals::Signals;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// What an [`EventLoop`] is a handle of. Everything else of a loop (transports, tasks, timers)
+/// refers to the [`Core`] alone, so the last handle's drop releases what is still open.
+pub(crate) struct Owner(pub(super) Arc<Core>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Nobody can run it: a run holds a handle.
+        let _ = self.0.close();
+    }
+}
+
+/// The state of a loop.
+pub(crate) struct Core {
+    pub(crate) engine: Engine<RustFace>,
+    /// The thread that runs the loop, or closes it; 0 is nobody.
+    runner: AtomicUsize,
+    owner: OnceLock<Weak<Owner>>,
+    pub(super) exception_handler: Mutex<Option<Arc<ExceptionHandler>>>,
+    pub(crate) executor: Executor,
+    pub(crate) signals: Mutex<Signals>,
+    /// Where large reads go; taken out while a protocol looks at it.
+    pub(crate) read_buffer: Mutex<Vec<u8>>,
+}
+
+/// Names the present thread: an address that no other living thread has. 0 is none's.
+fn this_thread() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
+}
+
+thread_local! {
+    /// The loop that this thread runs.
+    static RUNNING: RefCell<Option<Weak<Owner>>> = const { RefCell::new(None) };
+}
+
+impl Core {
+    pub(super) fn new() -> Result<Arc<Owner>> {
+        let core = Arc::new(Core {
+            engine: Engine::new()?,
+            runner: AtomicUsize::new(0),
+            owner: OnceLock::new(),
+            exception_handler: Mutex::new(None),
+            executor: Executor::default(),
+            signals: Mutex::new(Signals::default()),
+            read_buffer: Mutex::new(Vec::new()),
+        });
+        let owner = Arc::new(Owner(core));
+        let _ = owner.0.owner.set(Arc::downgrade(&owner));
+        Ok(owner)
+    }
+
+    /// A handle, while there is one.
+    pub(crate) fn event_loop(&self) -> Option<EventLoop> {
+        self.owner.get()?.upgrade().map(EventLoop::from_owner)
+    }
+
+    pub(crate) fn cx<'a>(self: &'a Arc<Core>) -> Cx<'a> {
+        Cx { core: self, main: None }
+    }
+
+    /// Whether some thread runs the loop.
+    pub(super) fn is_running(&self) -> bool {
+        self.runner.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether the caller runs the loop.
+    fn runs_here(&self) -> bool {
+        self.runner.load(Ordering::SeqCst) == this_thread()
+    }
+
+    /// Whether the caller is the loop's thread: it runs the loop, or nobody does.
+    pub(crate) fn acts_here(&self) -> bool {
+        let runner = self.runner.load(Ordering::SeqCst);
+        runner == 0 || runner == this_thread()
+    }
+
+    /// Does it now where the caller is the loop's thread, else leaves it to that thread, in
+    /// order.
+    pub(crate) fn act(self: &Arc<Core>, action: impl FnOnce(Cx<'_>) + Send + 'static) {
+        if self.acts_here() {
+            action(self.cx());
+            self.nudge();
+        } else {
+            let core = self.clone();
+            self.call_soon(Handle::once(move || action(core.cx())));
+        }
+    }
+
+    /// After acting on a loop that nobody ran: someone may run it since, and wait without a
+    /// look at what was done.
+    pub(crate) fn nudge(&self) {
+        let runner = self.runner.load(Ordering::SeqCst);
+        if runner != 0 && runner != this_thread() {
+            self.engine.call_soon_threadsafe(Callback::Nudge);
+        }
+    }
+
+    /// Queues a callback, from any thread. A closed loop drops it.
+    pub(crate) fn schedule(&self, callback: Callback) {
+        if self.engine.is_closed() {
+            return drop(callback);
+        }
+        if self.runs_here() {
+            return self.engine.call_soon(callback);
+        }
+        self.engine.call_soon_threadsafe(callback);
+        if self.engine.is_closed() {
+            // Closed meanwhile: the queue has to be emptied again.
+            self.engine.close();
+        }
+    }
+
+    pub(crate) fn call_soon(&self, handle: Handle) {
+        self.schedule(Callback::Call(handle));
+    }
+
+    /// Tells the exception handler, which must not fail itself (asyncio's
+    /// `call_exception_handler`).
+    pub(crate) fn report(&self, context: ExceptionContext) {
+        let handler = self.exception_handler.lock().clone();
+        let (Some(handler), Some(event_loop)) = (handler, self.event_loop()) else {
+            return context.log();
+        };
+        if let Err(Panicked(text)) = catch(|| handler(&event_loop, &context)) {
+            context.log();
+            log::error!(target: "oxloop", "Unhandled error in exception handler: {text}");
+        }
+    }
+
+    /// Makes the caller the loop's thread until the guard is dropped.
+    pub(super) fn enter(self: &Arc<Core>, busy: Misuse) -> Result<Entered, Misuse> {
+        let free =
+            self.runner.compare_exchange(0, this_thread(), Ordering::SeqCst, Ordering::SeqCst);
+        free.map_err(|_| busy)?;
+        Ok(Entered(self.clone()))
+    }
+
+    /// Closes the loop: asyncio's `close()`, but what is open is released with it.
+    pub(super) fn close(self: &Arc<Core>) -> Result<(), Misuse> {
+        let entered = self.enter(Misuse::CloseRunning)?;
+        if self.engine.is_closed() {
+            return Ok(());
+        }
+        let (signals, handler) =
+            (std::mem::take(&mut *self.signals.lock()), self.exception_handler.lock().take());
+        signals.close(&self.engine);
+        let (streams, listeners) = self.engine.handlers();
+        self.engine.close();
+        streams.iter().for_each(|stream| stream.0.abandon());
+        listeners.iter().for_each(|listener| listener.0.abandon());
+        self.executor.shutdown();
+        drop(handler);
+        drop(entered);
+        // What other threads sent meanwhile.
+        self.engine.close();
+        Ok(())
+    }
+}
+
+/// The caller is the loop's thread.
+pub(super) struct Entered(Arc<Core>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.runner.store(0, Ordering::SeqCst);
+    }
+}
+
+/// This thread runs a loop.
+pub(super) struct Running(());
+
+impl Running {
+    pub(super) fn enter(owner: &Arc<Owner>) -> Result<Running, Misuse> {
+        RUNNING.with_borrow_mut(|running| {
+            if running.is_some() {
+                return Err(Misuse::AnotherLoopRunning);
+            }
+            *running = Some(Arc::downgrade(owner));
+            Ok(Running(()))
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.with_borrow_mut(|running| *running = None);
+    }
+}
+
+/// The loop that the calling thread runs: what a callback, a protocol or a future finds its loop
+/// by without keeping a handle.
+///
+/// A handle that is kept inside of something the loop owns (a protocol, a callback, a task) keeps
+/// the loop alive, until that thing is done or the loop is closed.
+///
+/// Source: *asyncio.get_running_loop*.
+///
+/// # Errors
+/// [`Misuse::NoRunningLoop`] where this thread runs none.
+///
+/// ```
+/// # fn main() -> oxloop::Result<()> {
+/// use oxloop::{EventLoop, get_running_loop};
+///
+/// assert!(get_running_loop().is_err());
+/// EventLoop::new()?.run_until_complete(async { assert!(get_running_loop().is_ok()) })?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn get_running_loop() -> Result<EventLoop, Misuse> {
+    let owner = RUNNING.with_borrow(|running| running.as_ref().and_then(Weak::upgrade));
+    owner.map(EventLoop::from_owner).ok_or(Misuse::NoRunningLoop)
+}
+
+/// The text of a panic that was caught.
+#[derive(Debug)]
+pub(crate) struct Panicked(pub(crate) String);
+
+impl From<Panicked> for Error {
+    fn from(panic: Panicked) -> Error {
+        Error::Panic(panic.0)
+    }
+}
+
+impl Panicked {
+    pub(crate) fn new(payload: &(dyn Any + Send)) -> Panicked {
+        let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Panicked(text.unwrap_or_else(|| "Box<dyn Any>".to_owned()))
+    }
+}
+
+/// Calls user code: a panic ends here.
+pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let panic = Panicked::new(&*payload);
+        // A payload's drop is user code as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        panic
+    })
+}

@@ -1,0 +1,143 @@
+//! The exception handler (asyncio: *Error Handling API*).
+
+use super::EventLoop;
+use super::handle::Handle;
+use crate::error::Error;
+use crate::transport::Transport;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who is told of errors that have no caller.
+pub(super) type ExceptionHandler = dyn Fn(&EventLoop, &ExceptionContext) + Send + Sync;
+
+/// What went wrong where no caller could be told: the `context` of asyncio's exception handlers.
+///
+/// Panics of callbacks and of protocols come here, the misuse of a transport (a write after
+/// `write_eof`), and what the system says to a server. `Display` is the text that the default
+/// handler logs.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ExceptionContext {
+    /// What happened, in words.
+    pub message: String,
+    /// The error, where there is one.
+    pub error: Option<Error>,
+    /// The callback in which it happened.
+    pub handle: Option<Handle>,
+    /// The type of the protocol in which it happened.
+    pub protocol: Option<&'static str>,
+    /// The connection it concerns.
+    pub transport: Option<Transport>,
+    /// The address of the listening socket it concerns.
+    pub socket: Option<SocketAddr>,
+}
+
+impl ExceptionContext {
+    /// A context that says only so much.
+    pub fn new(message: impl Into<String>) -> ExceptionContext {
+        ExceptionContext {
+            message: message.into(),
+            error: None,
+            handle: None,
+            protocol: None,
+            transport: None,
+            socket: None,
+        }
+    }
+
+    /// Adds the error.
+    #[must_use]
+    pub fn error(self, error: impl Into<Error>) -> ExceptionContext {
+        ExceptionContext { error: Some(error.into()), ..self }
+    }
+
+    pub(super) fn handle(self, handle: Handle) -> ExceptionContext {
+        ExceptionContext { handle: Some(handle), ..self }
+    }
+
+    pub(crate) fn protocol(self, protocol: Option<&'static str>) -> ExceptionContext {
+        ExceptionContext { protocol, ..self }
+    }
+
+    pub(crate) fn transport(self, transport: &Transport) -> ExceptionContext {
+        ExceptionContext { transport: Some(transport.clone()), ..self }
+    }
+
+    pub(crate) fn socket(self, socket: Option<SocketAddr>) -> ExceptionContext {
+        ExceptionContext { socket, ..self }
+    }
+
+    /// What the default handler does.
+    pub(super) fn log(&self) {
+        log::error!(target: "oxloop", "{self}");
+    }
+}
+
+impl fmt::Display for ExceptionContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(error) = &self.error {
+            write!(f, ": {error}")?;
+        }
+        if let Some(handle) = &self.handle {
+            write!(f, "\nhandle: {handle:?}")?;
+        }
+        if let Some(protocol) = &self.protocol {
+            write!(f, "\nprotocol: {protocol}")?;
+        }
+        if let Some(transport) = &self.transport {
+            write!(f, "\ntransport: {transport:?}")?;
+        }
+        if let Some(socket) = &self.socket {
+            write!(f, "\nsocket: {socket}")?;
+        }
+        Ok(())
+    }
+}
+
+impl EventLoop {
+    /// Sets who is told of errors that have no caller, in place of the log; `None` sets the
+    /// default again. The handler runs where the error happened, mostly on the loop's thread.
+    ///
+    /// Source: *loop.set_exception_handler*.
+    ///
+    /// ```
+    /// # fn main() -> oxloop::Result<()> {
+    /// # use std::sync::{Arc, Mutex};
+    /// let event_loop = oxloop::EventLoop::new()?;
+    /// let seen = Arc::new(Mutex::new(String::new()));
+    /// let sink = seen.clone();
+    /// event_loop.set_exception_handler(Some(move |_: &oxloop::EventLoop, context: &oxloop::ExceptionContext| {
+    ///     *sink.lock().unwrap() = format!("{:?}", context.error);
+    /// }));
+    /// event_loop.call_soon(|| panic!("no luck"));
+    /// event_loop.run_until_complete(async {})?;
+    /// assert_eq!(*seen.lock().unwrap(), r#"Some(Panic("no luck"))"#);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_exception_handler<H>(&self, handler: Option<H>)
+    where
+        H: Fn(&EventLoop, &ExceptionContext) + Send + Sync + 'static,
+    {
+        let handler = handler.map(|handler| Arc::new(handler) as Arc<ExceptionHandler>);
+        let old = std::mem::replace(&mut *self.core().exception_handler.lock(), handler);
+        drop(old);
+    }
+
+    /// Tells the exception handler; what it does wrong itself is logged.
+    ///
+    /// Source: *loop.call_exception_handler*.
+    pub fn call_exception_handler(&self, context: ExceptionContext) {
+        self.core().report(context);
+    }
+
+    /// Logs the context as an error, target `oxloop`: what happens without a handler of your
+    /// own. For handlers that want it as well.
+    ///
+    /// Source: *loop.default_exception_handler*.
+    pub fn default_exception_handler(&self, context: &ExceptionContext) {
+        context.log();
+    }
+}

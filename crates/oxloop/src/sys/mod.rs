@@ -1,0 +1,25 @@
+//! The operating system, and the only unsafe code of the crate.
+//!
+//! Each system supplies, under the same names:
+//!
+//! | name | what it is |
+//! | --- | --- |
+//! | [`Selector`] | waits for many descriptors at once (level-triggered) |
+//! | [`Waker`] | ends a wait from another thread |
+//! | [`Descriptor`] | a descriptor we own, or one lent to us by an object that closes it |
+//! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
+//!
+//! Linux has them by epoll(7) and eventfd(2). A kqueue system follows by adding
+//! `unix/selector/kqueue.rs` and `unix/waker/pipe.rs` beside these.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("oxloop runs on Linux (x86-64, aarch64) only, for now");
+
+mod unix;
+
+pub use unix::descriptor::Descriptor;
+pub use unix::socket::Accepted;
+pub(crate) use unix::forks;
+pub(crate) use unix::selector::{Events, Interest, Selector};
+pub(crate) use unix::socket::{accept, recv, send, send_vectored, shutdown_write};
+pub(crate) use unix::waker::Waker;

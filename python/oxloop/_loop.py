@@ -1,0 +1,35 @@
+"""`Loop`: the sections of asyncio's event-loop page, put together."""
+
+from __future__ import annotations
+
+from asyncio import coroutines
+
+from ._errors import ErrorMixin
+from ._servers import ServerMixin
+from ._signals import SignalMixin
+from ._tasks import TaskMixin
+
+__all__ = ("EventLoop", "Loop")
+
+
+class Loop(ServerMixin, SignalMixin, TaskMixin, ErrorMixin):
+    """asyncio's event loop on oxloop's engine.
+
+    It behaves as asyncio's own loop of the running Python does, and can be subclassed. The methods
+    that run for each callback are native (`oxloop._oxloop.BaseLoop`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow_callback_duration = 0.1
+        self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.__class__.__name__} running={self.is_running()} "
+            f"closed={self.is_closed()} debug={self.get_debug()}>"
+        )
+
+
+# asyncio's name for its own loop, from 3.13 on.
+EventLoop = Loop

@@ -1,0 +1,346 @@
+"""Creating network servers, and Server objects (asyncio's sections of those names): TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import socket
+import sys
+from asyncio import base_events
+from asyncio.trsock import TransportSocket
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from ._arguments import (
+    check_since,
+    check_ssl_socket,
+    check_stream_socket,
+    check_tls_timeouts,
+    refuse_tls,
+)
+from ._base import LoopBase, logger
+from ._connections import ConnectionMixin
+from ._dns import AddressInfo
+
+_ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
+
+# A server whose serve_forever is cancelled closes its connections too: a fix of 3.14 that patch
+# releases of 3.13 have as well.
+_CANCELLED_CLOSES_CLIENTS = "close_clients" in base_events.Server.serve_forever.__code__.co_names
+
+
+class Server(asyncio.AbstractServer):
+    """Listening sockets and the connections that came in through them (asyncio: "Server objects").
+
+    Made by `create_server`. As a context manager it is closed at the end.
+    """
+
+    def __init__(
+        self,
+        loop: LoopBase,
+        sockets: list[socket.socket],
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        ssl_context: Any,
+        backlog: int,
+    ) -> None:
+        self._loop = loop
+        # None once it is closed.
+        self._sockets: list[socket.socket] | None = sockets
+        self._protocol_factory = protocol_factory
+        self._ssl_context = ssl_context
+        self._backlog = backlog
+        self._serving = False
+        self._serving_forever_fut: asyncio.Future[None] | None = None
+        # None once it is closed and its last connection is gone.
+        self._waiters: list[asyncio.Future[None]] | None = []
+        # Open connections. The loop keeps them alive in any case, so no weak references.
+        self._clients: set[asyncio.BaseTransport] = set()
+        self._active_count = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.__class__.__name__} sockets={self.sockets!r}>"
+
+    # A transport says that it was made, and that its connection is lost.
+
+    def _attach(self, transport: Any = None) -> None:
+        assert self._sockets is not None
+        self._active_count += 1
+        if transport is not None:
+            self._clients.add(transport)
+
+    def _detach(self, transport: Any = None) -> None:
+        self._active_count -= 1
+        self._clients.discard(transport)
+        if not self._active_count and self._sockets is None:
+            self._wakeup()
+
+    def _wakeup(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _start_serving(self) -> None:
+        if self._serving:
+            return
+        if self._sockets is None:
+            raise RuntimeError(f"server {self!r} is closed")
+        self._serving = True
+        for sock in self._sockets:
+            sock.listen(self._backlog)
+            self._loop._start_serving(self._protocol_factory, sock, self, self._backlog)
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it serves on."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Whether it accepts connections."""
+        return self._serving
+
+    @property
+    def sockets(self) -> tuple[TransportSocket, ...]:
+        """The listening sockets, none once it is closed."""
+        return tuple(TransportSocket(sock) for sock in self._sockets or ())
+
+    def close(self) -> None:
+        """Stops accepting and closes the listening sockets; connections stay open."""
+        sockets = self._sockets
+        if sockets is None:
+            return
+        self._sockets = None
+        for sock in sockets:
+            self._loop._stop_serving(sock)
+        self._serving = False
+        forever, self._serving_forever_fut = self._serving_forever_fut, None
+        if forever is not None:
+            forever.cancel()
+        if not self._active_count:
+            self._wakeup()
+
+    if sys.version_info >= (3, 13):
+
+        def close_clients(self) -> None:
+            """Closes the open connections, each after what is left to write."""
+            for transport in list(self._clients):
+                transport.close()
+
+        def abort_clients(self) -> None:
+            """Closes the open connections at once."""
+            for transport in list(self._clients):
+                transport.abort()  # type: ignore[attr-defined]
+
+    async def start_serving(self) -> None:
+        """Starts accepting; nothing changes if it does already."""
+        self._start_serving()
+        await asyncio.sleep(0)
+
+    async def serve_forever(self) -> None:
+        """Accepts connections until it is cancelled, which closes the server."""
+        if self._serving_forever_fut is not None:
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
+        if self._sockets is None:
+            raise RuntimeError(f"server {self!r} is closed")
+        self._start_serving()
+        self._serving_forever_fut = self._loop.create_future()
+        try:
+            await self._serving_forever_fut
+        except asyncio.CancelledError:
+            try:
+                self.close()
+                if sys.version_info >= (3, 13) and _CANCELLED_CLOSES_CLIENTS:
+                    self.close_clients()
+                await self.wait_closed()
+            finally:
+                raise
+        finally:
+            self._serving_forever_fut = None
+
+    async def wait_closed(self) -> None:
+        """Waits until the server is closed and, from Python 3.12 on, has no connection left.
+
+        Before, it waits for the connections only if the server is still open.
+        """
+        if self._waiters is None or (sys.version_info < (3, 12) and self._sockets is None):
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+
+class ServerMixin(ConnectionMixin):
+    """`create_server` and `connect_accepted_socket`."""
+
+    async def create_server(  # type: ignore[override]  # Server is oxloop's own
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: Any = None,
+        port: Any = None,
+        *,
+        family: int = socket.AF_UNSPEC,
+        flags: int = socket.AI_PASSIVE,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: Any = None,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
+        keep_alive: bool | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+    ) -> Server:
+        """Listens on `host` (one, or several; None or "" for every interface) and `port`.
+
+        Or on `sock`, which is bound already. Returns the `Server`, which accepts connections unless
+        `start_serving` is false. `keep_alive` is for Python 3.13 on. OSError when an address cannot
+        be had; ValueError and TypeError for arguments that don't fit together, as in asyncio.
+        """
+        check_since(
+            (3, 11), "create_server", "ssl_shutdown_timeout", ssl_shutdown_timeout is not None
+        )
+        check_since((3, 13), "create_server", "keep_alive", keep_alive is not None)
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if sock is not None:
+            check_ssl_socket(sock)
+        refuse_tls(ssl)
+
+        if host is not None or port is not None:
+            if sock is not None:
+                raise ValueError("host/port and sock can not be specified at the same time")
+            infos = await self._resolve_all(host, port, family, flags)
+            options = [socket.SO_REUSEADDR] if reuse_address is None or reuse_address else []
+            if keep_alive:
+                options.append(socket.SO_KEEPALIVE)
+            sockets = self._bind_all(infos, options, bool(reuse_port))
+        elif sock is None:
+            raise ValueError("Neither host/port nor sock were specified")
+        else:
+            check_stream_socket(sock)
+            sockets = [sock]
+        for each in sockets:
+            each.setblocking(False)
+
+        server = Server(self, sockets, protocol_factory, ssl, backlog)
+        if start_serving:
+            try:
+                await server.start_serving()
+            except BaseException:
+                # Nobody else could close it.
+                server.close()
+                raise
+        if self._debug:
+            logger.info("%r is serving", server)
+        return server
+
+    async def _resolve_all(
+        self, host: Any, port: Any, family: int, flags: int
+    ) -> list[AddressInfo]:
+        hosts: Iterable[Any]
+        if host == "":
+            hosts = [None]
+        elif isinstance(host, str) or not isinstance(host, Iterable):
+            hosts = [host]
+        else:
+            hosts = host
+
+        async def resolve(each: Any) -> list[AddressInfo]:
+            infos = await self._ensure_resolved(
+                (each, port), family=family, type=socket.SOCK_STREAM, flags=flags
+            )
+            if not infos:
+                raise OSError(f"getaddrinfo({each!r}) returned empty list")
+            return infos
+
+        found = await asyncio.gather(*[resolve(each) for each in hosts])
+        # Each address once, in the order they were given.
+        return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+    def _bind_all(
+        self, infos: list[AddressInfo], options: list[int], reuse_port: bool
+    ) -> list[socket.socket]:
+        sockets: list[socket.socket] = []
+        try:
+            for family, type_, proto, _, address in infos:
+                try:
+                    sock = socket.socket(family, type_, proto)
+                except OSError:
+                    # A combination that this system does not have, as far as we know.
+                    if self._debug:
+                        logger.warning(
+                            "create_server() failed to create socket.socket(%r, %r, %r)",
+                            family,
+                            type_,
+                            proto,
+                            exc_info=True,
+                        )
+                    continue
+                sockets.append(sock)
+                for option in options:
+                    sock.setsockopt(socket.SOL_SOCKET, option, True)
+                if reuse_port and family in (socket.AF_INET, socket.AF_INET6):
+                    _set_reuseport(sock)
+                if family == socket.AF_INET6:
+                    # IPv4 has a socket of its own.
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+                try:
+                    sock.bind(address)
+                except OSError as error:
+                    self._bind_failed(error, address)
+                    sockets.pop().close()
+            if not sockets and sys.version_info >= (3, 13):
+                raise OSError(f"could not bind on any address out of {[i[4] for i in infos]!r}")
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+    def _bind_failed(self, error: OSError, address: Any) -> None:
+        # Raises, except (3.13 on) for a family that seems to be switched off.
+        newer = sys.version_info >= (3, 13)
+        reason = str(error) if newer else str(error.strerror)
+        message = f"error while attempting to bind on address {address!r}: {reason.lower()}"
+        if not newer or error.errno != errno.EADDRNOTAVAIL:
+            raise OSError(error.errno, message) from None
+        if self._debug:
+            logger.warning(message)
+
+    async def connect_accepted_socket(
+        self,
+        protocol_factory: Callable[[], _ProtocolT],
+        sock: socket.socket,
+        *,
+        ssl: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[asyncio.Transport, _ProtocolT]:
+        """Takes over a connection that was accepted elsewhere: the transport and its protocol."""
+        check_since(
+            (3, 11),
+            "connect_accepted_socket",
+            "ssl_shutdown_timeout",
+            ssl_shutdown_timeout is not None,
+        )
+        check_stream_socket(sock)
+        check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        check_ssl_socket(sock)
+        refuse_tls(ssl)
+        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        if self._debug:
+            connection = transport.get_extra_info("socket")
+            logger.debug("%r handled: (%r, %r)", connection, transport, protocol)
+        return transport, protocol
+
+
+def _set_reuseport(sock: socket.socket) -> None:
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port not supported by socket module")
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        raise ValueError(
+            "reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented."
+        ) from None

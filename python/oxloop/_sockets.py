@@ -1,0 +1,194 @@
+"""Working with socket objects directly (asyncio's section of that name).
+
+Each call is tried at once. Where it would block, the coroutine waits for the descriptor and tries
+again itself: whatever is cancelled meanwhile, no data and no accepted connection is lost. Only
+`sock_sendall` goes on sending from the loop, one piece in each turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ._arguments import check_ssl_socket
+from ._dns import DnsMixin
+from ._watchers import WatcherMixin
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_WOULD_BLOCK = (BlockingIOError, InterruptedError)
+
+
+class SocketMixin(WatcherMixin, DnsMixin):
+    """The `sock_*` coroutines, for non-blocking sockets that no transport owns."""
+
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        """Receives up to `n` bytes; b"" at the end of the stream."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.recv(n)
+            except _WOULD_BLOCK:
+                pass
+            await self._wait_readable(sock)
+
+    async def sock_recv_into(self, sock: socket.socket, buf: WriteableBuffer) -> int:
+        """Receives into `buf` and returns the number of bytes."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.recv_into(buf)
+            except _WOULD_BLOCK:
+                pass
+            await self._wait_readable(sock)
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receives a datagram of up to `bufsize` bytes: it and the sender's address."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.recvfrom(bufsize)
+            except _WOULD_BLOCK:
+                pass
+            await self._wait_readable(sock)
+
+    async def sock_recvfrom_into(
+        self, sock: socket.socket, buf: WriteableBuffer, nbytes: int = 0
+    ) -> tuple[int, Any]:
+        """Receives a datagram into `buf`: the number of bytes and the sender's address."""
+        self._check_socket(sock)
+        if not nbytes:
+            nbytes = len(buf)  # type: ignore[arg-type]
+        while True:
+            try:
+                return sock.recvfrom_into(buf, nbytes)
+            except _WOULD_BLOCK:
+                pass
+            await self._wait_readable(sock)
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accepts a connection: its socket, non-blocking, and the peer's address."""
+        self._check_socket(sock)
+        while True:
+            try:
+                connection, address = sock.accept()
+            except _WOULD_BLOCK:
+                pass
+            else:
+                connection.setblocking(False)
+                return connection, address
+            await self._wait_readable(sock)
+
+    async def sock_sendto(self, sock: socket.socket, data: ReadableBuffer, address: Any) -> int:
+        """Sends a datagram to `address` and returns the number of bytes."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.sendto(data, address)
+            except _WOULD_BLOCK:
+                pass
+            await self._wait_writable(sock)
+
+    async def sock_sendall(self, sock: socket.socket, data: ReadableBuffer) -> None:
+        """Sends all of `data`; after an error or a cancellation some of it may have been sent."""
+        self._check_socket(sock)
+        try:
+            sent = sock.send(data)
+        except _WOULD_BLOCK:
+            sent = 0
+        view = memoryview(data)
+        if sent == view.nbytes:
+            return
+        view = view.cast("B")[sent:]
+
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        done = self.create_future()
+
+        def send_more() -> None:
+            nonlocal view
+            try:
+                view = view[sock.send(view) :]
+                if view:
+                    return
+            except _WOULD_BLOCK:
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001
+                self._remove_writer(fd)
+                if not done.done():
+                    done.set_exception(error)
+                return
+            self._remove_writer(fd)
+            if not done.done():
+                done.set_result(None)
+
+        handle = self._add_writer(fd, send_more)
+        try:
+            await done
+        except BaseException:
+            _remove(self._remove_writer, fd, handle)
+            raise
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connects `sock`; a host name in `address` is resolved."""
+        self._check_socket(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            infos = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto
+            )
+            address = infos[0][4]
+        try:
+            sock.connect(address)
+            return
+        except _WOULD_BLOCK:
+            # An interrupted connect goes on in the background as well.
+            pass
+        await self._wait_writable(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, f"Connect call failed {address}")
+
+    def _check_socket(self, sock: socket.socket) -> None:
+        check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _wait_readable(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        ready = self.create_future()
+        handle = self._add_reader(fd, _wake, ready, self._remove_reader, fd)
+        try:
+            await ready
+        except BaseException:
+            _remove(self._remove_reader, fd, handle)
+            raise
+
+    async def _wait_writable(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        ready = self.create_future()
+        handle = self._add_writer(fd, _wake, ready, self._remove_writer, fd)
+        try:
+            await ready
+        except BaseException:
+            _remove(self._remove_writer, fd, handle)
+            raise
+
+
+def _wake(ready: asyncio.Future[None], remove: Callable[[int], bool], fd: int) -> None:
+    # Removed before the coroutine runs, so that what is still unread wakes nobody else.
+    remove(fd)
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _remove(remove: Callable[[int], bool], fd: int, handle: asyncio.Handle) -> None:
+    # A cancelled handle was replaced by another operation's, or is gone already.
+    if not handle.cancelled():
+        remove(fd)
