@@ -86,7 +86,7 @@ class ConnectionMixin(SocketMixin):
             check_stream_socket(sock)
 
         transport, protocol = await self._create_connection_transport(sock, protocol_factory)
-        if self._debug:
+        if self.get_debug():
             logger.debug(
                 "%r connected to %s:%r: (%r, %r)",
                 transport.get_extra_info("socket"),

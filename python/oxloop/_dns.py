@@ -30,7 +30,7 @@ class DnsMixin(ExecutorMixin):
         flags: int = 0,
     ) -> list[Any]:
         """`socket.getaddrinfo` in the default executor; debug mode logs how long it took."""
-        resolve = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
+        resolve = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
         return await self.run_in_executor(None, resolve, host, port, family, type, proto, flags)
 
     async def getnameinfo(

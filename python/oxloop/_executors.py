@@ -34,7 +34,7 @@ class ExecutorMixin(DebugMixin):
     ) -> asyncio.Future[_T]:
         """Runs ``func(*args)`` in `executor` (None: the default one) and returns its future."""
         self._check_closed()
-        if self._debug:
+        if self.get_debug():
             self._check_callback(func, "run_in_executor")
         if executor is None:
             self._check_default_executor()

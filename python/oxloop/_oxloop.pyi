@@ -123,7 +123,7 @@ class BaseLoop:
 
     # Transports and listening sockets.
     def _transport_of(self, fd: int) -> asyncio.BaseTransport | None:
-        """The transport that owns this descriptor."""
+        """The transport that owns this descriptor, None for any other number."""
 
     def _make_socket_transport(
         self,
@@ -146,4 +146,4 @@ class BaseLoop:
         """Accepts the connections of a listening socket from now on."""
 
     def _stop_serving(self, sock: socket.socket) -> None:
-        """Stops accepting and closes the socket."""
+        """Stops accepting, if it did, and closes the socket; also on a closed loop."""

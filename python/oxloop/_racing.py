@@ -28,11 +28,15 @@ async def race(
     winner: socket.socket | None = None
     try:
         winner = await _first_success(loop, attempts, delay, running)
-        await _abandon(running)
-    except asyncio.CancelledError:
+        _cancel(running)
+        if running:
+            await asyncio.wait(running)
+    except BaseException as error:
         if winner is not None:
             winner.close()
-        await _abandon(running)
+        _cancel(running)
+        if running and isinstance(error, asyncio.CancelledError):
+            await asyncio.wait(running)
         raise
     return winner
 
@@ -69,12 +73,10 @@ def _take_winner(running: list[_Task]) -> socket.socket | None:
     return None
 
 
-async def _abandon(running: list[_Task]) -> None:
+def _cancel(running: list[_Task]) -> None:
     for task in running:
         task.add_done_callback(_close_result)
         task.cancel()
-    if running:
-        await asyncio.wait(running)
 
 
 def _close_result(task: _Task) -> None:

@@ -47,7 +47,7 @@ class RunningMixin(ExecutorMixin):
     def _run_forever_setup(self) -> None:
         self._check_closed()
         self._check_running()
-        self._set_coroutine_origin_tracking(self._debug)
+        self._set_coroutine_origin_tracking(self.get_debug())
         self._old_agen_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
         sys.set_asyncgen_hooks(
@@ -117,7 +117,7 @@ class RunningMixin(ExecutorMixin):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        if self._debug:
+        if self.get_debug():
             logger.debug("Close %r", self)
         self._close()
         self._release_default_executor()

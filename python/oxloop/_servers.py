@@ -231,7 +231,7 @@ class ServerMixin(ConnectionMixin):
                 # Nobody else could close it.
                 server.close()
                 raise
-        if self._debug:
+        if self.get_debug():
             logger.info("%r is serving", server)
         return server
 
@@ -268,7 +268,7 @@ class ServerMixin(ConnectionMixin):
                     sock = socket.socket(family, type_, proto)
                 except OSError:
                     # A combination that this system does not have, as far as we know.
-                    if self._debug:
+                    if self.get_debug():
                         logger.warning(
                             "create_server() failed to create socket.socket(%r, %r, %r)",
                             family,
@@ -305,7 +305,7 @@ class ServerMixin(ConnectionMixin):
         message = f"error while attempting to bind on address {address!r}: {reason.lower()}"
         if not newer or error.errno != errno.EADDRNOTAVAIL:
             raise OSError(error.errno, message) from None
-        if self._debug:
+        if self.get_debug():
             logger.warning(message)
 
     async def connect_accepted_socket(
@@ -329,7 +329,7 @@ class ServerMixin(ConnectionMixin):
         check_ssl_socket(sock)
         refuse_tls(ssl)
         transport, protocol = await self._create_connection_transport(sock, protocol_factory)
-        if self._debug:
+        if self.get_debug():
             connection = transport.get_extra_info("socket")
             logger.debug("%r handled: (%r, %r)", connection, transport, protocol)
         return transport, protocol

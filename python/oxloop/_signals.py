@@ -40,8 +40,11 @@ class SignalMixin(RunningMixin):
     def close(self) -> None:
         """Closes the loop; signals that it handled get Python's own handlers again."""
         super().close()
-        if sys.is_finalizing():
-            if self._signal_handlers:
+        try:
+            if not sys.is_finalizing():
+                for sig in list(self._signal_handlers):
+                    self.remove_signal_handler(sig)
+            elif self._signal_handlers:
                 warnings.warn(
                     f"Closing the loop {self!r} on interpreter shutdown stage, "
                     "skipping signal handlers removal",
@@ -49,10 +52,8 @@ class SignalMixin(RunningMixin):
                     source=self,
                 )
                 self._signal_handlers.clear()
-        else:
-            for sig in list(self._signal_handlers):
-                self.remove_signal_handler(sig)
-        self._close_wakeup_sockets()
+        finally:
+            self._close_wakeup_sockets()
 
     def add_signal_handler(
         self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]

@@ -155,7 +155,7 @@ class SocketMixin(WatcherMixin, DnsMixin):
 
     def _check_socket(self, sock: socket.socket) -> None:
         check_ssl_socket(sock)
-        if self._debug and sock.gettimeout() != 0:
+        if self.get_debug() and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
     async def _wait_readable(self, sock: socket.socket) -> None:

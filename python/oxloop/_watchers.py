@@ -65,7 +65,7 @@ class WatcherMixin(LoopBase):
         return self._remove_writer(fileno)
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
-        transport = self._transport_of(_fileno(fd))
+        transport = self._transport_of(fd if isinstance(fd, int) else _fileno(fd))
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 

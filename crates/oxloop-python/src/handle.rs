@@ -6,7 +6,7 @@ use crate::ffi::handle::{Call, Cancelled, RawHandle, drop_call, event_loop, mark
 use crate::ffi::calls;
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 /// A Handle or TimerHandle in the engine's queues.
 #[derive(Clone)]
@@ -31,11 +31,40 @@ impl PyHandle {
     pub(crate) fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = event_loop.py();
         let Some(call) = self.0.call(py) else { return Ok(()) };
-        let result = context::run(&call.context, || calls::with_tuple(&call.callback, &call.args));
-        match result {
-            Ok(_) => Ok(()),
+        self.0.track_if_shared();
+        if event_loop.get().is_debug() {
+            return self.run_timed(event_loop, &call);
+        }
+        match call.run(event_loop) {
+            Ok(()) => Ok(()),
             Err(error) => self.report(event_loop, &call, error),
         }
+    }
+
+    /// Debug mode: the loop knows the handle that runs, and slow ones are logged.
+    #[cold]
+    fn run_timed(&self, event_loop: &Bound<'_, BaseLoop>, call: &Call<'_>) -> PyResult<()> {
+        let py = event_loop.py();
+        let handle = self.0.object(py);
+        event_loop.setattr("_current_handle", &handle)?;
+        let engine = &event_loop.get().engine;
+        let start = engine.time();
+        let result = match call.run(event_loop) {
+            Ok(()) => Ok(()),
+            Err(error) => self.report(event_loop, call, error),
+        };
+        let took = engine.time() - start;
+        event_loop.setattr("_current_handle", py.None())?;
+        result?;
+        let limit: f64 = event_loop.getattr("slow_callback_duration")?.extract()?;
+        if took >= limit {
+            let text = py
+                .import("asyncio.base_events")?
+                .call_method1("_format_handle", (&handle,))?;
+            let logger = py.import("asyncio.log")?.getattr("logger")?;
+            logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+        }
+        Ok(())
     }
 
     #[cold]
@@ -49,18 +78,37 @@ impl PyHandle {
         if crate::error::leaves_loop(py, &error) {
             return Err(error);
         }
-        let handle = self.0.object().bind(py);
+        let handle = self.0.object(py);
         let source = describe(event_loop, &call.callback, call.args.as_any())?;
         let context = PyDict::new(py);
         context.set_item("message", format!("Exception in callback {source}"))?;
         context.set_item("exception", error.value(py))?;
-        context.set_item("handle", handle)?;
+        context.set_item("handle", &handle)?;
         let traceback = handle.getattr("_source_traceback")?;
         if traceback.is_truthy()? {
             context.set_item("source_traceback", traceback)?;
         }
         event_loop.call_method1("call_exception_handler", (context,))?;
         Ok(())
+    }
+}
+
+impl Call<'_> {
+    /// The call in its context; what it wrote is sent there too.
+    #[inline]
+    fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let call = || {
+            let result = calls::with_tuple(&self.callback, &self.args).map(drop);
+            result.and(event_loop.get().engine.flush(event_loop))
+        };
+        if context::is_context(&self.context) {
+            return context::run(&self.context, call);
+        }
+        // Anything with a `run` method serves asyncio as a context.
+        let mut args = vec![self.callback.clone()];
+        args.extend(self.args.iter());
+        let args = PyTuple::new(event_loop.py(), args)?;
+        self.context.call_method1("run", args).map(drop)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::transport::stream::{self, StreamRef};
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 pub(super) fn make_socket_transport(
     slf: &Bound<'_, BaseLoop>,
@@ -30,7 +31,11 @@ pub(super) fn make_socket_transport(
     };
     let transport = stream::open(slf, protocol, origin, waiter)?;
     if let Some(extra) = extra {
-        transport.0.bind(py).setattr("_extra", extra)?;
+        let transport = transport.0.bind(py);
+        match transport.getattr_opt("_extra")? {
+            Some(known) => known.call_method1("update", (extra,)).map(drop)?,
+            None => transport.setattr("_extra", extra.cast::<PyDict>()?.copy()?)?,
+        }
     }
     Ok(transport)
 }

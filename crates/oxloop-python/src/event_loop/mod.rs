@@ -2,11 +2,12 @@
 //! what runs for each connection or loop is Python (`python/oxloop/`).
 
 mod connections;
-mod scheduling;
+pub(crate) mod scheduling;
 mod servers;
 mod watchers;
 
 use crate::face::PyFace;
+use crate::ffi::handle::RawHandle;
 use crate::server::ListenerRef;
 use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, Referent};
@@ -21,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(crate) struct BaseLoop {
     pub(crate) engine: Engine<PyFace>,
     debug: AtomicBool,
+    /// Whether `_run` is going on.
+    running: AtomicBool,
     /// The thread that runs the loop; 0 while it does not run.
     thread: AtomicU64,
 }
@@ -28,6 +31,14 @@ pub(crate) struct BaseLoop {
 impl BaseLoop {
     pub(crate) fn is_debug(&self) -> bool {
         self.debug.load(Ordering::Relaxed)
+    }
+
+    /// Shows a new handle to the collector, unless the loop runs, and so keeps it alive.
+    #[inline]
+    pub(crate) fn track_if_idle(&self, handle: &RawHandle) {
+        if !self.running.load(Ordering::Relaxed) {
+            handle.track();
+        }
     }
 
     /// RuntimeError once the loop is closed.
@@ -51,12 +62,17 @@ impl BaseLoop {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<BaseLoop> {
         let engine = Engine::new().map_err(|error| crate::error::os_error(py, &error))?;
-        Ok(BaseLoop { engine, debug: AtomicBool::new(false), thread: AtomicU64::new(0) })
+        Ok(BaseLoop {
+            engine,
+            debug: AtomicBool::new(false),
+            running: AtomicBool::new(false),
+            thread: AtomicU64::new(0),
+        })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.engine.visit(|referent| match referent {
-            Referent::Callback(handle) => visit.call(handle.0.object()),
+            Referent::Callback(handle) => visit.call(handle.0.as_py()),
             Referent::Stream(StreamRef(transport)) => visit.call(transport),
             Referent::Listener(ListenerRef(listener)) => visit.call(listener),
         })
@@ -77,7 +93,12 @@ impl BaseLoop {
                            after fork, make a new one";
             return Err(PyRuntimeError::new_err(message));
         }
-        base.engine.run(slf)
+        base.running.store(true, Ordering::Relaxed);
+        let result = base.engine.run(slf);
+        base.running.store(false, Ordering::Relaxed);
+        // From here on the loop may become garbage: the collector has to see what is queued.
+        base.engine.each_queued(|handle| handle.0.track());
+        result
     }
 
     /// Stops the loop once the present turn is complete.

@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyTuple};
 
 #[inline]
-pub(super) fn call_soon(
+pub(crate) fn call_soon(
     slf: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
@@ -23,12 +23,12 @@ pub(super) fn call_soon(
         check_callback(slf, callback, "call_soon")?;
     }
     let handle = new_handle(slf, callback, args, context)?;
-    let object = handle.object().clone_ref(slf.py());
+    let object = handle.object(slf.py()).unbind();
     base.engine.call_soon(PyHandle(handle));
     Ok(object)
 }
 
-pub(super) fn call_soon_threadsafe(
+pub(crate) fn call_soon_threadsafe(
     slf: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
@@ -40,13 +40,13 @@ pub(super) fn call_soon_threadsafe(
         check_callback(slf, callback, "call_soon_threadsafe")?;
     }
     let handle = new_handle(slf, callback, args, context)?;
-    let object = handle.object().clone_ref(slf.py());
+    let object = handle.object(slf.py()).unbind();
     base.engine.call_soon_threadsafe(PyHandle(handle));
     Ok(object)
 }
 
 #[inline]
-pub(super) fn call_later(
+pub(crate) fn call_later(
     slf: &Bound<'_, BaseLoop>,
     delay: &Bound<'_, PyAny>,
     callback: &Bound<'_, PyAny>,
@@ -59,14 +59,14 @@ pub(super) fn call_later(
     }
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
         let when = PyFloat::new(py, slf.get().engine.time() + delay.value());
-        return schedule(slf, when.as_any(), callback, args, context, "call_later");
+        return schedule(slf, when.as_any(), callback, args, context);
     }
     // An int, a Decimal, a subclass: Python adds.
     let when = PyFloat::new(py, slf.get().engine.time()).add(delay)?;
-    schedule(slf, &when, callback, args, context, "call_later")
+    schedule(slf, &when, callback, args, context)
 }
 
-pub(super) fn call_at(
+pub(crate) fn call_at(
     slf: &Bound<'_, BaseLoop>,
     when: &Bound<'_, PyAny>,
     callback: &Bound<'_, PyAny>,
@@ -76,7 +76,7 @@ pub(super) fn call_at(
     if when.is_none() {
         return Err(PyTypeError::new_err("when cannot be None"));
     }
-    schedule(slf, when, callback, args, context, "call_at")
+    schedule(slf, when, callback, args, context)
 }
 
 fn schedule(
@@ -85,19 +85,19 @@ fn schedule(
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
     context: Option<&Bound<'_, PyAny>>,
-    method: &str,
 ) -> PyResult<Py<PyAny>> {
     let base = slf.get();
     base.check_closed()?;
     if base.is_debug() {
         check_thread(slf)?;
-        check_callback(slf, callback, method)?;
+        check_callback(slf, callback, "call_at")?;
     }
     let seconds: f64 = when.extract()?;
     let context = own_context(slf.py(), context)?;
     let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
+    base.track_if_idle(&handle);
     trace_source(slf, &handle)?;
-    let object = handle.object().clone_ref(slf.py());
+    let object = handle.object(slf.py()).unbind();
     base.engine.call_at(seconds, PyHandle(handle));
     Ok(object)
 }
@@ -112,6 +112,7 @@ pub(crate) fn new_handle(
 ) -> PyResult<RawHandle> {
     let context = own_context(slf.py(), context)?;
     let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
+    slf.get().track_if_idle(&handle);
     trace_source(slf, &handle)?;
     Ok(handle)
 }
@@ -174,7 +175,7 @@ fn check_callback(
     Ok(())
 }
 
-pub(super) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
     static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = slf.py();
     let class = FUTURE.get_or_try_init(py, || {

@@ -21,12 +21,13 @@ pub(super) fn add(
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
     let handle = scheduling::new_handle(slf, callback, args, None)?;
-    let object = handle.object().clone_ref(py);
+    handle.track();
+    let object = handle.object(py).unbind();
     let old = slf.get().engine.watch(fd, side, PyHandle(handle));
     match old {
         Ok(None) => Ok(object),
         Ok(Some(old)) => {
-            cancel(old.0.object().bind(py))?;
+            cancel(&old.0.object(py))?;
             Ok(object)
         }
         Err(error) => Err(os_error(py, &error)),
@@ -40,7 +41,7 @@ pub(super) fn remove(slf: &Bound<'_, BaseLoop>, fd: i32, side: Side) -> PyResult
     }
     match base.engine.unwatch(fd, side) {
         Some(old) => {
-            cancel(old.0.object().bind(slf.py()))?;
+            cancel(&old.0.object(slf.py()))?;
             Ok(true)
         }
         None => Ok(false),

@@ -1,7 +1,6 @@
 //! Memory of `bytes` objects and of the buffer protocol.
 
 use oxloop::engine::Data;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -36,6 +35,28 @@ impl Data<KeptBytes> for BytesData<'_, '_> {
 
     fn keep(&self) -> Option<KeptBytes> {
         Some(KeptBytes(self.0.clone().unbind()))
+    }
+}
+
+/// A piece of `writelines`.
+pub(crate) enum Piece<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Copied(Vec<u8>),
+}
+
+impl Data<KeptBytes> for Piece<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Bytes(bytes) => bytes.as_bytes(),
+            Piece::Copied(bytes) => bytes,
+        }
+    }
+
+    fn keep(&self) -> Option<KeptBytes> {
+        match self {
+            Piece::Bytes(bytes) => Some(KeptBytes(bytes.clone().unbind())),
+            Piece::Copied(_) => None,
+        }
     }
 }
 
@@ -113,16 +134,16 @@ impl<'py> View<'py> {
         unsafe { std::slice::from_raw_parts(self.view.buf.cast::<u8>(), self.len()) }.to_vec()
     }
 
-    /// Lends the memory to `fill`. RuntimeError where there is none or it is read-only.
-    pub(crate) fn fill<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> R) -> PyResult<R> {
+    /// Lends the memory of a writable view to `fill`; none of a read-only one.
+    pub(crate) fn fill<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         if self.len() == 0 || self.view.readonly != 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            return fill(&mut []);
         }
         // SAFETY: as in `to_vec`, and the memory is writable. `fill` is one recv(2), which runs
         // no Python code, so the exclusive reference is ours for its time.
         let memory =
             unsafe { std::slice::from_raw_parts_mut(self.view.buf.cast::<u8>(), self.len()) };
-        Ok(fill(memory))
+        fill(memory)
     }
 }
 

@@ -16,6 +16,13 @@ pub(crate) fn copy(context: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         .map(Bound::unbind)
 }
 
+/// Whether an object is a contextvars.Context.
+#[inline]
+pub(crate) fn is_context(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: attached; reads the type of a live object.
+    unsafe { ffi::PyContext_CheckExact(object.as_ptr()) != 0 }
+}
+
 /// Runs `f` inside `context` (`Context.run`). RuntimeError where it is entered already.
 #[inline]
 pub(crate) fn run<R>(

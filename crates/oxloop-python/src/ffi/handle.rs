@@ -5,6 +5,12 @@
 //! their member descriptors and written directly. So a handle is an instance of asyncio's class,
 //! `repr`, `cancelled`, `get_context`, `when` and the comparisons are asyncio's, and making one
 //! costs no Python call. Freed handles are kept for reuse where the build has an interpreter lock.
+//!
+//! A handle of a running loop is not tracked by the collector at first: most are run and freed
+//! with nobody else knowing them, and tracked they would be walked through by every collection.
+//! While the loop runs, everything that its queues refer to is alive anyway. A handle that
+//! somebody else refers to is tracked when it is run or cancelled, and all that are queued when
+//! the run ends, before the loop could become garbage.
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -12,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 use std::ffi::{CStr, c_int, c_void};
+use std::ptr::NonNull;
 
 /// Where the slots of asyncio's classes lie in an instance, bytes from its start.
 struct Layout {
@@ -73,6 +80,10 @@ fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
     }
 }
 
+unsafe extern "C" {
+    fn _PyObject_GC_New(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject;
+}
+
 struct Methods([ffi::PyMethodDef; 2]);
 // SAFETY: the table is constant: function pointers and static strings.
 unsafe impl Sync for Methods {}
@@ -114,8 +125,24 @@ fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
     }
 }
 
-/// A reference to a Handle or TimerHandle of ours.
-pub(crate) struct RawHandle(Py<PyAny>);
+/// A counted reference to a Handle or TimerHandle of ours. Leaner than `Py`, which asks on each
+/// drop whether its thread is attached.
+pub(crate) struct RawHandle(NonNull<ffi::PyObject>);
+
+// SAFETY: a counted reference may be moved to and used from any thread that is attached; the
+// engine, which holds these, is used attached only.
+unsafe impl Send for RawHandle {}
+// SAFETY: as above; what `&self` reads is the object's own slots.
+unsafe impl Sync for RawHandle {}
+
+impl Drop for RawHandle {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, and the engine drops callbacks only while attached: in
+        // a turn, in methods of Python objects, and when the loop object is freed.
+        unsafe { ffi::Py_DECREF(self.0.as_ptr()) }
+    }
+}
 
 impl RawHandle {
     /// A handle that calls `callback(*args)` in `context`.
@@ -128,7 +155,7 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        RawHandle::filled(py, types, &types.handle, event_loop, callback, args, context)
+        RawHandle::filled(py, types, false, event_loop, callback, args, context)
     }
 
     /// A handle for the time `when`, seconds on the loop's clock; scheduled already.
@@ -142,8 +169,7 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        let handle =
-            RawHandle::filled(py, types, &types.timer, event_loop, callback, args, context)?;
+        let handle = RawHandle::filled(py, types, true, event_loop, callback, args, context)?;
         // SAFETY: `filled` made an instance of the timer type.
         unsafe {
             handle.set(types.layout.when, ffi::Py_NewRef(when.as_ptr()));
@@ -156,26 +182,33 @@ impl RawHandle {
     fn filled(
         py: Python<'_>,
         types: &Types,
-        class: &Py<PyType>,
+        timer: bool,
         event_loop: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
         context: Py<PyAny>,
     ) -> PyResult<RawHandle> {
+        let class = if timer { &types.timer } else { &types.handle };
         let class = class.as_ptr().cast::<ffi::PyTypeObject>();
         let layout = &types.layout;
-        // SAFETY: attached; `class` is one of our types. A new instance is zeroed, one from the
-        // free list was emptied, so every slot is NULL and is given a reference here.
+        // SAFETY: attached; `class` is one of our types, whose instances have no variable part. A
+        // new instance is zeroed behind its head, one from the free list was emptied, so every
+        // slot is NULL and is given a reference here. Neither is tracked.
         unsafe {
-            let object = match free_list::take(class) {
-                Some(object) => {
-                    ffi::PyObject_Init(object, class);
-                    ffi::PyObject_GC_Track(object.cast());
+            let object = match free_list::take(timer) {
+                Some(object) => ffi::PyObject_Init(object, class),
+                None => {
+                    let object = _PyObject_GC_New(class);
+                    if !object.is_null() {
+                        let head = size_of::<ffi::PyObject>();
+                        let size = (*class).tp_basicsize as usize - head;
+                        object.byte_add(head).cast::<u8>().write_bytes(0, size);
+                    }
                     object
                 }
-                None => ffi::PyType_GenericAlloc(class, 0),
             };
-            let handle = RawHandle(Bound::from_owned_ptr_or_err(py, object)?.unbind());
+            let Some(reference) = NonNull::new(object) else { return Err(PyErr::fetch(py)) };
+            let handle = RawHandle(reference);
             *slot(object, layout.callback) = ffi::Py_NewRef(callback.as_ptr());
             *slot(object, layout.args) = args.into_ptr();
             *slot(object, layout.context) = context.into_ptr();
@@ -187,10 +220,39 @@ impl RawHandle {
         }
     }
 
+    /// Shows the handle to the collector, unless it is shown already.
+    pub(crate) fn track(&self) {
+        let object = self.0.as_ptr();
+        // SAFETY: a complete instance of a collected type; engine and methods are attached.
+        unsafe {
+            if ffi::PyObject_GC_IsTracked(object) == 0 {
+                ffi::PyObject_GC_Track(object.cast());
+            }
+        }
+    }
+
+    /// Shows the handle to the collector if anybody else refers to it.
+    #[inline]
+    pub(crate) fn track_if_shared(&self) {
+        // SAFETY: a live object. Without a global lock the count is a hint: a reference that
+        // appears later was copied from one that is counted here already.
+        if unsafe { ffi::Py_REFCNT(self.0.as_ptr()) } > 1 {
+            self.track();
+        }
+    }
+
     /// The Python object.
     #[inline]
-    pub(crate) fn object(&self) -> &Py<PyAny> {
-        &self.0
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        // SAFETY: attached, a live object.
+        unsafe { Bound::from_borrowed_ptr(py, self.0.as_ptr()) }
+    }
+
+    /// The object as the collector's visitor takes it.
+    pub(crate) fn as_py(&self) -> &Py<PyAny> {
+        // SAFETY: `Py` is a transparent wrapper of the same non-null, counted pointer, and the
+        // borrow of `self` keeps the reference alive.
+        unsafe { &*(&raw const self.0).cast::<Py<PyAny>>() }
     }
 
     /// Names the stack that made the handle (debug mode).
@@ -262,7 +324,9 @@ impl RawHandle {
 impl Clone for RawHandle {
     #[inline]
     fn clone(&self) -> RawHandle {
-        RawHandle(super::references::clone_attached(&self.0))
+        // SAFETY: the engine clones callbacks in methods that are entered attached.
+        unsafe { ffi::Py_INCREF(self.0.as_ptr()) };
+        RawHandle(self.0)
     }
 }
 
@@ -338,6 +402,9 @@ pub(crate) fn mark_cancelled(handle: &Bound<'_, PyAny>) -> PyResult<Cancelled> {
         if *slot(object, types.layout.cancelled) == ffi::Py_True() {
             return Ok(Cancelled::Before);
         }
+        if ffi::PyObject_GC_IsTracked(object) == 0 {
+            ffi::PyObject_GC_Track(object.cast());
+        }
         let old = std::ptr::replace(
             slot(object, types.layout.cancelled),
             ffi::Py_NewRef(ffi::Py_True()),
@@ -412,11 +479,34 @@ unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     // dropped.
     unsafe {
         let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
-        for at in slots_of(types, object) {
-            ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
-        }
+        empty(types, object);
     }
     0
+}
+
+/// Empties all slots of a handle.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours.
+#[inline]
+unsafe fn empty(types: &Types, object: *mut ffi::PyObject) {
+    // Written out: this is half the cost of freeing a handle.
+    let layout = &types.layout;
+    // SAFETY: as the caller says; each slot is emptied before its reference is dropped.
+    let drop_slot = |at| unsafe {
+        ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
+    };
+    drop_slot(layout.callback);
+    drop_slot(layout.args);
+    drop_slot(layout.context);
+    drop_slot(layout.event_loop);
+    drop_slot(layout.cancelled);
+    drop_slot(layout.repr);
+    drop_slot(layout.source_traceback);
+    if is_timer(types, object) {
+        drop_slot(layout.when);
+        drop_slot(layout.scheduled);
+    }
 }
 
 fn slots_of(types: &Types, object: *mut ffi::PyObject) -> impl Iterator<Item = isize> {
@@ -445,8 +535,11 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         if weak > 0 && !(*slot(object, weak)).is_null() {
             ffi::PyObject_ClearWeakRefs(object);
         }
-        clear(object);
-        if !free_list::keep(object) {
+        if let Some(types) = TYPES.get(Python::assume_attached()) {
+            empty(types, object);
+        }
+        let types = TYPES.get(Python::assume_attached());
+        if !types.is_some_and(|types| free_list::keep(types, object)) {
             if let Some(free) = (*kind).tp_free {
                 free(object.cast());
             }
@@ -464,7 +557,7 @@ mod free_list {
     use std::cell::UnsafeCell;
 
     /// So many of each type are kept.
-    const ROOM: usize = 256;
+    const ROOM: usize = 1024;
 
     struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 2]>);
 
@@ -477,22 +570,17 @@ mod free_list {
     /// # Safety
     /// Attached.
     #[inline]
-    pub(super) unsafe fn take(class: *mut ffi::PyTypeObject) -> Option<*mut ffi::PyObject> {
+    pub(super) unsafe fn take(timer: bool) -> Option<*mut ffi::PyObject> {
         // SAFETY: as the type says; no reference to the lists leaves this function.
-        unsafe {
-            let types = TYPES.get(Python::assume_attached())?;
-            let timer = class == types.timer.as_ptr().cast();
-            (*LISTS.0.get())[usize::from(timer)].pop()
-        }
+        unsafe { (&mut *LISTS.0.get())[usize::from(timer)].pop() }
     }
 
     /// # Safety
     /// Attached; `object` is an emptied, untracked instance that nobody refers to.
     #[inline]
-    pub(super) unsafe fn keep(object: *mut ffi::PyObject) -> bool {
+    pub(super) unsafe fn keep(types: &Types, object: *mut ffi::PyObject) -> bool {
         // SAFETY: as above.
         unsafe {
-            let Some(types) = TYPES.get(Python::assume_attached()) else { return false };
             let list = &mut (&mut *LISTS.0.get())[usize::from(is_timer(types, object))];
             let room = list.len() < ROOM;
             if room {
@@ -511,13 +599,13 @@ mod free_list {
 
     /// # Safety
     /// None.
-    pub(super) unsafe fn take(_: *mut ffi::PyTypeObject) -> Option<*mut ffi::PyObject> {
+    pub(super) unsafe fn take(_: bool) -> Option<*mut ffi::PyObject> {
         None
     }
 
     /// # Safety
     /// None.
-    pub(super) unsafe fn keep(_: *mut ffi::PyObject) -> bool {
+    pub(super) unsafe fn keep(_: &Types, _: *mut ffi::PyObject) -> bool {
         false
     }
 }

@@ -8,4 +8,5 @@ pub(crate) mod calls;
 pub(crate) mod context;
 pub(crate) mod handle;
 pub(crate) mod lock;
+pub(crate) mod methods;
 pub(crate) mod references;

@@ -11,14 +11,14 @@ use crate::ffi::handle::RawHandle;
 use crate::ffi::{calls, context};
 use crate::handle::PyHandle;
 use oxloop::engine::{Failure, Received, StreamHandler};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::io;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
-const WRITE_FAILED: &str = "Fatal write error on socket transport";
+pub(super) const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 /// The two contexts of a transport's callbacks.
 #[derive(Clone, Copy)]
@@ -30,9 +30,7 @@ enum Kind {
 impl StreamHandler<PyFace> for StreamRef {
     #[inline]
     fn received(&self, cx: &Bound<'_, BaseLoop>, data: &[u8]) -> PyResult<()> {
-        let py = cx.py();
-        let data = PyBytes::new(py, data);
-        self.deliver(cx, data)
+        self.deliver(cx, PyBytes::new(cx.py(), data))
     }
 
     fn receive_into(
@@ -58,17 +56,25 @@ impl StreamHandler<PyFace> for StreamRef {
     fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Option<bool>> {
         let transport = self.0.bind(cx.py());
         transport.get().debug(transport, "%r received EOF")?;
-        let called = self.call(cx, Kind::Read, |protocol| {
-            calls::method(protocol, intern!(protocol.py(), "eof_received"), [])?.is_truthy()
-        });
-        match called {
-            Ok(keep_open) => Ok(Some(keep_open.unwrap_or(false))),
-            Err(error) => {
-                let message = "Fatal error: protocol.eof_received() call failed.";
-                self.fatal_error(cx, error, message)?;
-                Ok(None)
+        let kept = self.inside(cx, Kind::Read, |protocol| {
+            let called = calls::method(protocol, intern!(protocol.py(), "eof_received"), []);
+            match called.and_then(|keep_open| keep_open.is_truthy()) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if leaves_loop(protocol.py(), &error) => {
+                    // The end of the stream is told once: nothing else would close it.
+                    self.close(cx)?;
+                    return Err(error);
+                }
+                Err(error) => {
+                    let message = "Fatal error: protocol.eof_received() call failed.";
+                    self.fatal_error(cx, error, message)?;
+                }
             }
-        }
+            self.close(cx)
+        });
+        // Closing, where it is asked for, was done here: in the reader's context.
+        kept.map(|_| None)
     }
 
     fn pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
@@ -79,16 +85,12 @@ impl StreamHandler<PyFace> for StreamRef {
     }
 
     fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let this = self.0.get();
-        let context = this.parts.lock().write_context.as_ref().map(|c| c.clone_ref(cx.py()));
-        self.flow_callback(cx, "resume_writing", |protocol| {
-            let resume =
-                || calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop);
-            match &context {
-                Some(context) => context::run(context.bind(protocol.py()), resume),
-                None => resume(),
-            }
-        })
+        let resumed = self.inside(cx, Kind::Write, |_| {
+            self.flow_callback(cx, "resume_writing", |protocol| {
+                calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop)
+            })
+        });
+        resumed.map(drop)
     }
 
     fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
@@ -104,11 +106,13 @@ impl StreamHandler<PyFace> for StreamRef {
         failure: Failure,
         error: io::Error,
     ) -> PyResult<()> {
-        let message = match failure {
-            Failure::Read => READ_FAILED,
-            Failure::Write => WRITE_FAILED,
+        let error = os_error(cx.py(), &error);
+        let (kind, message) = match failure {
+            Failure::Write => return self.fatal_error(cx, error, WRITE_FAILED),
+            Failure::Read => (Kind::Read, READ_FAILED),
+            Failure::Drain => (Kind::Write, WRITE_FAILED),
         };
-        self.fatal_error(cx, os_error(cx.py(), &error), message)
+        self.inside(cx, kind, |_| self.fatal_error(cx, error, message)).map(drop)
     }
 
     fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
@@ -121,14 +125,9 @@ impl StreamHandler<PyFace> for StreamRef {
     fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
         let transport = self.0.bind(py);
-        let context = transport.get().parts.lock().write_context.as_ref().map(|c| c.clone_ref(py));
         let none = py.None().into_bound(py);
-        let lose = || transport.get().lose_scheduled(transport, &none);
-        let result = match context {
-            Some(context) => context::run(context.bind(py), lose),
-            None => lose(),
-        };
-        match result {
+        let lost = self.inside(cx, Kind::Write, |_| transport.get().lose(transport, &none));
+        match lost.map(drop) {
             Err(error) if !leaves_loop(py, &error) => {
                 let context = PyDict::new(py);
                 context.set_item("message", "Exception in callback protocol.connection_lost()")?;
@@ -145,17 +144,17 @@ impl StreamRef {
     /// `data_received(data)`.
     #[inline]
     fn deliver(&self, cx: &Bound<'_, BaseLoop>, data: Bound<'_, PyBytes>) -> PyResult<()> {
-        let called = self.call(cx, Kind::Read, |protocol| {
+        let called = self.inside(cx, Kind::Read, |protocol| {
             let name = intern!(protocol.py(), "data_received");
-            calls::method(protocol, name, [data.as_any()]).map(drop)
-        });
-        match called {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let message = "Fatal error: protocol.data_received() call failed.";
-                self.fatal_error(cx, error, message)
+            match calls::method(protocol, name, [data.as_any()]) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    let message = "Fatal error: protocol.data_received() call failed.";
+                    self.fatal_error(cx, error, message)
+                }
             }
-        }
+        });
+        called.map(drop)
     }
 
     /// `get_buffer(-1)`, recv, `buffer_updated(count)`.
@@ -164,61 +163,87 @@ impl StreamRef {
         cx: &Bound<'_, BaseLoop>,
         recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> PyResult<Received> {
-        let py = cx.py();
-        let called = self.call(cx, Kind::Read, |protocol| {
-            let hint = (-1i32).into_pyobject(py)?;
-            let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
-            let mut view = View::writable(&buffer)?;
-            view.fill(&mut *recv)
-        });
-        let count = match called {
-            Ok(None) => return Ok(Received::NoBuffer),
-            Ok(Some(Ok(0))) => return Ok(Received::Eof),
-            Ok(Some(Ok(count))) => count,
-            Ok(Some(Err(error))) => return Ok(Received::Failed(error)),
-            Err(error) => {
-                let message = "Fatal error: protocol.get_buffer() call failed.";
-                self.fatal_error(cx, error, message)?;
+        let received = self.inside(cx, Kind::Read, |protocol| {
+            let py = protocol.py();
+            let get_buffer = || {
+                let hint = (-1i32).into_pyobject(py)?;
+                let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
+                if buffer.len()? == 0 {
+                    let message = "get_buffer() returned an empty buffer";
+                    return Err(PyRuntimeError::new_err(message));
+                }
+                Ok(buffer)
+            };
+            let buffer = match get_buffer() {
+                Ok(buffer) => buffer,
+                Err(error) => {
+                    let message = "Fatal error: protocol.get_buffer() call failed.";
+                    self.fatal_error(cx, error, message)?;
+                    return Ok(Received::NoBuffer);
+                }
+            };
+            let Ok(mut view) = View::writable(&buffer) else {
+                let kind = buffer.get_type().name()?;
+                let message =
+                    format!("recv_into() argument 1 must be read-write bytes-like object, not {kind}");
+                self.fatal_error(cx, PyTypeError::new_err(message), READ_FAILED)?;
                 return Ok(Received::NoBuffer);
-            }
-        };
-        let called = self.call(cx, Kind::Read, |protocol| {
-            let count = count.into_pyobject(py)?;
+            };
+            let count = match view.fill(&mut *recv) {
+                Ok(0) => return Ok(Received::Eof),
+                Ok(count) => count,
+                Err(error) => return Ok(Received::Failed(error)),
+            };
+            drop(view);
+            let updated = count.into_pyobject(py)?;
             let name = intern!(py, "buffer_updated");
-            calls::method(protocol, name, [count.as_any()]).map(drop)
+            if let Err(error) = calls::method(protocol, name, [updated.as_any()]) {
+                let message = "Fatal error: protocol.buffer_updated() call failed.";
+                self.fatal_error(cx, error, message)?;
+            }
+            Ok(Received::Data(count))
         });
-        if let Err(error) = called {
-            let message = "Fatal error: protocol.buffer_updated() call failed.";
-            self.fatal_error(cx, error, message)?;
-        }
-        Ok(Received::Data(count))
+        received.map(|received| received.unwrap_or(Received::NoBuffer))
     }
 
-    /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
-    /// connection is lost.
+    /// Calls `f` with the protocol, in the context of its reading or writing, and sends there what
+    /// it wrote; `None` where the connection is lost.
     #[inline]
-    fn call<'py, R>(
+    fn inside<'py, R>(
         &self,
         cx: &Bound<'py, BaseLoop>,
         kind: Kind,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<Option<R>> {
         let py = cx.py();
+        let this = self.0.get();
         let (protocol, context) = {
-            let parts = self.0.get().parts.lock();
+            let parts = this.parts.lock();
             let context = match kind {
                 Kind::Read => &parts.read_context,
                 Kind::Write => &parts.write_context,
             };
-            let clone = |object: &Option<Py<PyAny>>| object.as_ref().map(|o| o.clone_ref(py));
+            let clone = |object: &Option<Py<PyAny>>| {
+                object.as_ref().map(|object| object.bind(py).clone())
+            };
             (clone(&parts.protocol), clone(context))
         };
         let Some(protocol) = protocol else { return Ok(None) };
-        let protocol = protocol.into_bound(py);
+        let call = || {
+            let result = f(&protocol);
+            let flushed = this.engine().flush(cx);
+            result.and_then(|result| flushed.map(|()| Some(result)))
+        };
         match context {
-            Some(context) => context::run(context.bind(py), || f(&protocol)).map(Some),
-            None => f(&protocol).map(Some),
+            Some(context) => context::run(&context, call),
+            None => call(),
         }
+    }
+
+    /// `close()` from inside.
+    fn close(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let this = self.0.get();
+        this.engine().close_stream(cx, this.token)
     }
 
     /// A flow control callback: what it raises is told, and the connection goes on.
@@ -239,7 +264,7 @@ impl StreamRef {
 
     /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the
     /// rest goes to the exception handler; the connection is forced closed.
-    fn fatal_error(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+    pub(super) fn fatal_error(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
         let py = cx.py();
         if leaves_loop(py, &error) {
             return Err(error);
@@ -313,10 +338,6 @@ impl StreamTransport {
 
     /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.
     pub(super) fn lose(&self, slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.lose_scheduled(slf, exception)
-    }
-
-    fn lose_scheduled(&self, slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         if !self.engine().lose(self.token) {
             return Ok(());

@@ -1,13 +1,13 @@
 //! `get_extra_info`, and what else a transport does seldom: its socket object, its end.
 
-use super::stream::{Parts, StreamTransport, copied_item};
+use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
-use crate::ffi::bytes::BytesData;
+use crate::ffi::bytes::{Piece, View};
 use oxloop::engine::Written;
-use pyo3::exceptions::{PyResourceWarning, PyRuntimeError};
+use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use std::os::fd::IntoRawFd;
 
 /// asyncio's logger.
@@ -96,32 +96,44 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
     Ok(socket)
 }
 
-/// `writelines(list_of_data)`.
+/// `writelines(list_of_data)`: one write. Before 3.12 asyncio joins the list and calls `write`.
 pub(super) fn writelines(
     slf: &Bound<'_, StreamTransport>,
     list_of_data: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let (this, py) = (slf.get(), slf.py());
-    let mut items = Vec::new();
+    if !cfg!(Py_3_12) {
+        let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
+        return StreamTransport::write(slf, &joined);
+    }
+    let mut pieces = Vec::new();
     for item in list_of_data.try_iter()? {
-        items.push(item?);
-    }
-    let (engine, cx) = (this.engine(), this.event_loop(py));
-    for item in &items {
-        let written = match item.cast_exact::<PyBytes>() {
-            Ok(bytes) => engine.write(cx, this.token, &BytesData(bytes))?,
-            Err(_) => engine.write(cx, this.token, copied_item(item)?.as_slice())?,
-        };
-        match written {
-            Written::Taken => {}
-            Written::Lost => return Ok(()),
-            Written::AfterEof => {
-                let message = "Cannot call writelines() after write_eof()";
-                return Err(PyRuntimeError::new_err(message));
+        let item = item?;
+        pieces.push(match item.cast_into_exact::<PyBytes>() {
+            Ok(bytes) => Piece::Bytes(bytes),
+            Err(other) => {
+                let view = PyMemoryView::from(&other.into_inner())?;
+                Piece::Copied(View::readable(view.as_any())?.to_vec())
             }
-        }
+        });
     }
-    Ok(())
+    match this.engine().write_all(this.event_loop(py), this.token, &pieces)? {
+        Written::Taken => Ok(()),
+        written => this.written(py, written, "writelines"),
+    }
+}
+
+/// Names of a socket of another family than the internet's: as its socket object gives them.
+pub(super) fn name_others(
+    transport: &Bound<'_, StreamTransport>,
+    sock: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = transport.py();
+    let extra = PyDict::new(py);
+    for (key, method) in [("peername", "getpeername"), ("sockname", "getsockname")] {
+        extra.set_item(key, sock.call_method0(method).unwrap_or_else(|_| py.None().into_bound(py)))?;
+    }
+    transport.setattr("_extra", extra)
 }
 
 /// After connection_lost: closes the descriptor and lets go of everything.
@@ -165,7 +177,7 @@ pub(super) fn abandon(py: Python<'_>, parts: &Parts, unclosed: Option<&str>) -> 
 }
 
 /// Closes the socket behind a TransportSocket.
-fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(super) fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
     socket.getattr(intern!(socket.py(), "_sock"))?.call_method0(intern!(socket.py(), "close"))?;
     Ok(())
 }

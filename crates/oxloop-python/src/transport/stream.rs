@@ -1,7 +1,9 @@
 //! `StreamTransport`: asyncio.Transport over a stream socket.
 
 use super::extra_info;
+use super::callbacks::WRITE_FAILED;
 use crate::address::Address;
+use crate::error::os_error;
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::base_types::TransportBase;
@@ -28,6 +30,8 @@ const SILENT_WRITES: u32 = 5;
 pub(crate) struct StreamTransport {
     event_loop: Py<BaseLoop>,
     pub(super) token: Token,
+    /// The descriptor's number, for the repr, which asyncio's keeps after the close.
+    number: i32,
     pub(super) peer: Option<Address>,
     /// How often it was written to since the loss, plus one.
     late_writes: AtomicU32,
@@ -82,6 +86,7 @@ pub(crate) fn open(
     let connection_made = protocol.getattr(pyo3::intern!(py, "connection_made"))?;
     let buffered = is_buffered(&protocol)?;
     let first_context = context::copy(origin.context.bind(py))?;
+    let number = origin.descriptor.raw();
     let token = engine.add_stream(origin.descriptor);
     let parts = Parts {
         protocol: Some(protocol.unbind()),
@@ -93,16 +98,25 @@ pub(crate) fn open(
     let transport = StreamTransport {
         event_loop: event_loop.clone().unbind(),
         token,
+        number,
         peer,
         late_writes: AtomicU32::new(1),
         parts: Mutex::new(parts),
     };
     let initializer = PyClassInitializer::from(transport);
     let transport = Bound::new(py, initializer)?;
+    if let Some(server) = origin.server {
+        if let Err(error) = server.call_method1(pyo3::intern!(py, "_attach"), (&transport,)) {
+            // The server was closed meanwhile: the connection is, too.
+            transport.get().parts.lock().server = None;
+            transport.get().discard(py);
+            return Err(error);
+        }
+    }
     engine.set_handler(token, StreamRef(transport.clone().unbind()));
     engine.set_buffered(token, buffered);
-    if let Some(server) = origin.server {
-        server.call_method1(pyo3::intern!(py, "_attach"), (&transport,))?;
+    if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
+        extra_info::name_others(&transport, &sock)?;
     }
     let args = PyTuple::new(py, [&transport])?;
     let handle = RawHandle::new(event_loop.as_any(), &connection_made, args, first_context)?;
@@ -168,7 +182,7 @@ impl StreamTransport {
     }
 
     /// A write that came too late is dropped; many of them are told.
-    fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
         if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
             extra_info::logger(py)?
                 .call_method1("warning", ("socket.send() raised exception.",))?;
@@ -176,7 +190,7 @@ impl StreamTransport {
         Ok(())
     }
 
-    fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
+    pub(super) fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
         match written {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
@@ -191,7 +205,8 @@ impl StreamTransport {
 #[pymethods]
 impl StreamTransport {
     #[classattr]
-    const _START_TLS_COMPATIBLE: bool = true;
+    #[pyo3(name = "_start_tls_compatible")]
+    const START_TLS_COMPATIBLE: bool = true;
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
@@ -216,13 +231,16 @@ impl StreamTransport {
     }
 
     /// Writes bytes, bytearray or memoryview; never blocks.
-    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(super) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         let (engine, cx) = (this.engine(), this.event_loop(py));
         let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             engine.write(cx, this.token, &BytesData(bytes))?
         } else {
-            engine.write(cx, this.token, copied(data)?.as_slice())?
+            match copied(data)? {
+                Ok(bytes) => engine.write(cx, this.token, bytes.as_slice())?,
+                Err(error) => return this.refuse(slf, error),
+            }
         };
         match written {
             Written::Taken => Ok(()),
@@ -237,7 +255,8 @@ impl StreamTransport {
 
     fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        this.engine().write_eof(this.event_loop(slf.py()), this.token)
+        let shut = this.engine().write_eof(this.event_loop(slf.py()), this.token)?;
+        shut.map_err(|error| os_error(slf.py(), &error))
     }
 
     fn can_write_eof(&self) -> bool {
@@ -370,7 +389,7 @@ impl StreamTransport {
         } else if info.closing {
             text.push_str(" closing");
         }
-        text.push_str(&format!(" fd={}", info.descriptor));
+        text.push_str(&format!(" fd={}", self.number));
         if !info.closed {
             let size = self.engine().write_buffer_size(self.token);
             let polling = |polls| if polls { "polling" } else { "idle" };
@@ -380,6 +399,30 @@ impl StreamTransport {
         }
         text.push('>');
         text
+    }
+
+    /// Closes a transport that nobody has heard of.
+    fn discard(&self, py: Python<'_>) {
+        self.engine().lose(self.token);
+        self.engine().release(self.token);
+        let parts = std::mem::take(&mut *self.parts.lock());
+        if let Some(socket) = &parts.socket {
+            // The connection was never used: nobody to tell of a failing close.
+            let _ = extra_info::close_socket(socket.bind(py));
+        }
+    }
+
+    /// Memory that cannot be sent: what `socket.send` raises ends the connection.
+    fn refuse(&self, slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
+            Written::AfterEof => self.written(py, Written::AfterEof, "write"),
+            _ if self.info().closed => self.note_late_write(py),
+            _ => {
+                let transport = StreamRef(slf.clone().unbind());
+                transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)
+            }
+        }
     }
 
     /// The transport goes away: an open one is told (ResourceWarning) and closed.
@@ -416,8 +459,8 @@ impl Drop for StreamTransport {
 }
 
 /// A copy of a mutable or unusual bytes-like object: asyncio would keep a reference, and send
-/// what it holds later.
-fn copied(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+/// what it holds later. The inner error tells of memory that is not contiguous.
+fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
     let known = data.is_instance_of::<PyBytes>()
         || data.is_instance_of::<PyByteArray>()
         || data.is_instance_of::<PyMemoryView>();
@@ -431,16 +474,7 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         let message = format!("data argument must be {kind}, not {name}");
         return Err(PyTypeError::new_err(message));
     }
-    match View::readable(data) {
-        Ok(view) => Ok(view.to_vec()),
-        // A strided view: Python gathers it.
-        Err(_) => Ok(data.call_method0("tobytes")?.cast_into::<PyBytes>()?.as_bytes().to_vec()),
-    }
-}
-
-pub(super) fn copied_item(data: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let view = PyMemoryView::from(data)?;
-    copied(view.as_any())
+    Ok(View::readable(data).map(|view| view.to_vec()))
 }
 
 /// Limits as asyncio computes and refuses them, for any integers.

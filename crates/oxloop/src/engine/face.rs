@@ -51,8 +51,10 @@ pub trait Callback: Clone {
 pub enum Failure {
     /// Reading from the descriptor.
     Read,
-    /// Writing to it.
+    /// Writing to it, in a call of `write`.
     Write,
+    /// Writing what was queued, once the descriptor was writable.
+    Drain,
 }
 
 /// How a read into a handler's own memory went.

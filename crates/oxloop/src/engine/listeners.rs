@@ -28,8 +28,8 @@ impl<F: Face> Engine<F> {
         handler: F::Listener,
         backlog: usize,
     ) -> io::Result<Token> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Listener(Listener {
             descriptor,
@@ -39,7 +39,9 @@ impl<F: Face> Engine<F> {
             pending: Interest::NONE,
         }));
         state.set_token(number, Some(token));
-        self.set_accepting(state, token, true)?;
+        let accepting = self.set_accepting(state, token, true);
+        drop(guard);
+        accepting.inspect_err(|_| self.unlisten(token))?;
         Ok(token)
     }
 

@@ -288,6 +288,34 @@ impl<F: Face> Engine<F> {
         Ok(())
     }
 
+    /// Calls `f` with every queued and scheduled callback, under the lock: `f` runs no user code.
+    pub fn each_queued(&self, mut f: impl FnMut(&F::Callback)) {
+        let state = self.state.lock();
+        for ready in &state.ready {
+            if let Ready::Callback(callback) = ready {
+                f(callback);
+            }
+        }
+        for timer in state.timers.iter() {
+            if let Timer::Callback(callback) = timer {
+                f(callback);
+            }
+        }
+    }
+
+    /// The handlers of all open streams and listening sockets.
+    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>) {
+        let (mut streams, mut listeners) = (Vec::new(), Vec::new());
+        for (_, source) in self.state.lock().sources.iter() {
+            match source {
+                Source::Stream(stream) => streams.extend(stream.handler.clone()),
+                Source::Listener(listener) => listeners.push(listener.handler.clone()),
+                Source::Watcher(_) => {}
+            }
+        }
+        (streams, listeners)
+    }
+
     /// Whether a descriptor belongs to a stream, and to which.
     pub fn stream_of(&self, descriptor: RawFd) -> Option<F::Stream> {
         let state = self.state.lock();

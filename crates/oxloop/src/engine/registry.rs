@@ -73,13 +73,9 @@ impl<T> Registry<T> {
     }
 
     /// How many sources there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 }
 

@@ -8,7 +8,8 @@ use super::*;
 use crate::sys;
 use crate::transport::connection_state::{ConnectionState, Step};
 use crate::transport::flow_control::{FlowControl, Limits};
-use crate::transport::write_buffer::WriteBuffer;
+use crate::transport::write_buffer::{COPY_LIMIT, WriteBuffer};
+use lock_api::MutexGuard;
 
 /// From this size on reads go straight into memory of the protocol's kind instead of the loop's
 /// buffer: a copy costs more than an allocation.
@@ -99,6 +100,18 @@ pub struct StreamInfo {
     pub closed: bool,
 }
 
+type StateGuard<'a, F> = MutexGuard<'a, <F as Face>::Lock, State<F>>;
+
+/// How a write goes on after its checks.
+enum Begun<'a, F: Face> {
+    /// It is over.
+    Ended(Written),
+    /// It joins what is gathered.
+    Gather(StateGuard<'a, F>),
+    /// It is sent now, or queued behind what the kernel has not taken.
+    Send(StateGuard<'a, F>),
+}
+
 impl<F: Face> Engine<F> {
     /// Takes over a connected, non-blocking stream socket; nothing is read before
     /// [`start_reading_soon`](Self::start_reading_soon). `buffered` streams read into their
@@ -165,47 +178,21 @@ impl<F: Face> Engine<F> {
         data: &(impl Data<F::Bytes> + ?Sized),
     ) -> Result<Written, F::Leave> {
         let len = data.bytes().len();
-        let mut guard = self.state.lock();
-        let mut state = &mut *guard;
-        let Some(Source::Stream(stream)) = state.sources.get(token) else {
-            return Ok(Written::Lost);
-        };
-        if stream.state.is_write_ended() {
-            return Ok(Written::AfterEof);
-        }
-        if len == 0 {
-            return Ok(Written::Taken);
-        }
-        if stream.state.is_lost() {
-            return Ok(Written::Lost);
-        }
-        let limits = stream.flow.limits();
-        let gathers = state.dispatching && stream.buffered_bytes() == 0 && limits.high() > 0;
-        if state.gather_to == Some(token) {
-            if gathers && state.gather.accepts(len, limits) {
-                state.gather.push(data);
+        let mut guard = match self.begin_write(cx, token, len)? {
+            Begun::Ended(written) => return Ok(written),
+            Begun::Gather(mut guard) => {
+                guard.gather.push(data);
+                guard.gather_to = Some(token);
                 return Ok(Written::Taken);
             }
-        }
-        if state.gather_to.is_some() {
-            drop(guard);
-            self.flush(cx)?;
-            guard = self.state.lock();
-            state = &mut *guard;
-        }
-        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
+            Begun::Send(guard) => guard,
+        };
+        let Some(Source::Stream(stream)) = guard.sources.get_mut(token) else {
             return Ok(Written::Lost);
         };
-        if stream.state.is_lost() {
-            return Ok(Written::Lost);
-        }
+        let deferred = stream.buffered_bytes() == 0;
         let mut sent = 0;
-        if stream.buffered_bytes() == 0 {
-            if gathers && state.gather.accepts(len, limits) {
-                state.gather.push(data);
-                state.gather_to = Some(token);
-                return Ok(Written::Taken);
-            }
+        if deferred {
             let Some(socket) = stream.descriptor.borrow() else { return Ok(Written::Lost) };
             match sys::send(socket, data.bytes()) {
                 Ok(count) if count == len => return Ok(Written::Taken),
@@ -221,13 +208,128 @@ impl<F: Face> Engine<F> {
                 }
             }
         }
-        let deferred = stream.buffered_bytes() == 0;
         let buffer = stream.buffer.get_or_insert_default();
         match data.keep() {
             Some(kept) => buffer.push_kept(kept, sent),
             None => buffer.push_copy(&data.bytes()[sent..]),
         }
-        let pause = stream.flow.should_pause(buffer.len());
+        self.queued(cx, guard, token, deferred)
+    }
+
+    /// Writes several pieces as one: one send where the kernel takes them, and flow control
+    /// applied once, to what is left (`writelines`).
+    pub fn write_all(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        pieces: &[impl Data<F::Bytes>],
+    ) -> Result<Written, F::Leave> {
+        if let [piece] = pieces {
+            return self.write(cx, token, piece);
+        }
+        let len = pieces.iter().map(|piece| piece.bytes().len()).sum();
+        match self.begin_write(cx, token, len)? {
+            Begun::Ended(written) => return Ok(written),
+            Begun::Gather(mut guard) => {
+                let state = &mut *guard;
+                pieces.iter().for_each(|piece| state.gather.push(piece));
+                state.gather_to = Some(token);
+                Ok(Written::Taken)
+            }
+            Begun::Send(mut guard) => {
+                let state = &mut *guard;
+                let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
+                    return Ok(Written::Lost);
+                };
+                let deferred = stream.buffered_bytes() == 0;
+                let buffer = stream.buffer.get_or_insert_default();
+                for piece in pieces {
+                    match piece.keep().filter(|_| piece.bytes().len() > COPY_LIMIT) {
+                        Some(kept) => buffer.push_kept(kept, 0),
+                        None => buffer.push_copy(piece.bytes()),
+                    }
+                }
+                let result = match stream.descriptor.borrow() {
+                    Some(socket) if deferred => sys::send_vectored(socket, &buffer.slices(1024)),
+                    _ => Ok(0),
+                };
+                match result {
+                    Ok(sent) => buffer.consume(sent),
+                    Err(error) if is_transient(&error) => {}
+                    Err(error) => {
+                        let dropped = stream.buffer.take();
+                        let handler = stream.handler.clone();
+                        drop(guard);
+                        drop(dropped);
+                        if let Some(handler) = handler {
+                            handler.failed(cx, Failure::Write, error)?;
+                        }
+                        return Ok(Written::Taken);
+                    }
+                }
+                if buffer.is_empty() {
+                    stream.buffer = None;
+                    return Ok(Written::Taken);
+                }
+                self.queued(cx, guard, token, deferred)
+            }
+        }
+    }
+
+    /// The checks that each write starts with, and whether it joins what is gathered.
+    #[inline]
+    fn begin_write(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        len: usize,
+    ) -> Result<Begun<'_, F>, F::Leave> {
+        let mut guard = self.state.lock();
+        loop {
+            let state = &mut *guard;
+            let Some(Source::Stream(stream)) = state.sources.get(token) else {
+                return Ok(Begun::Ended(Written::Lost));
+            };
+            if stream.state.is_write_ended() {
+                return Ok(Begun::Ended(Written::AfterEof));
+            }
+            if len == 0 {
+                return Ok(Begun::Ended(Written::Taken));
+            }
+            if stream.state.is_lost() {
+                return Ok(Begun::Ended(Written::Lost));
+            }
+            let limits = stream.flow.limits();
+            let gathers = state.dispatching && limits.high() > 0 && stream.buffered_bytes() == 0;
+            let free = state.gather_to.is_none();
+            if gathers && (free || state.gather_to == Some(token)) {
+                if state.gather.accepts(len, limits) {
+                    return Ok(Begun::Gather(guard));
+                }
+            }
+            if free {
+                return Ok(Begun::Send(guard));
+            }
+            // What is gathered leaves first: it is another stream's, or as much as may be.
+            drop(guard);
+            self.flush(cx)?;
+            guard = self.state.lock();
+        }
+    }
+
+    /// Something was queued: watch for writing, and pause the protocol where that is due.
+    fn queued(
+        &self,
+        cx: F::Context<'_>,
+        mut guard: StateGuard<'_, F>,
+        token: Token,
+        deferred: bool,
+    ) -> Result<Written, F::Leave> {
+        let state = &mut *guard;
+        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
+            return Ok(Written::Lost);
+        };
+        let pause = stream.flow.should_pause(stream.buffered_bytes());
         let handler = stream.handler.clone();
         self.update_stream(state, token);
         drop(guard);
@@ -389,7 +491,7 @@ impl<F: Face> Engine<F> {
                 stream.buffer = None;
                 self.update_stream(&mut guard, token);
                 drop(guard);
-                return handler.failed(cx, Failure::Write, error);
+                return handler.failed(cx, Failure::Drain, error);
             }
         }
         let resume = stream.flow.should_resume(stream.buffered_bytes());
@@ -410,12 +512,21 @@ impl<F: Face> Engine<F> {
         self.follow(cx, token, step.unwrap_or(Step::Nothing))
     }
 
-    /// `write_eof()`: shuts the writing side down once all is sent.
-    pub fn write_eof(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+    /// `write_eof()`: shuts the writing side down once all is sent. Where that is now, the inner
+    /// result is shutdown(2)'s: ENOTCONN for a peer that is gone.
+    pub fn write_eof(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+    ) -> Result<io::Result<()>, F::Leave> {
         self.flush(cx)?;
-        let step =
-            self.with_stream(token, |stream| stream.state.write_eof(stream.buffered_bytes()));
-        self.follow(cx, token, step.unwrap_or(Step::Nothing))
+        let shut = self.with_stream(token, |stream| {
+            match stream.state.write_eof(stream.buffered_bytes()) {
+                Step::ShutDown => stream.descriptor.borrow().map_or(Ok(()), sys::shutdown_write),
+                _ => Ok(()),
+            }
+        });
+        Ok(shut.unwrap_or(Ok(())))
     }
 
     /// `close()`: stops reading; `connection_lost` follows once all is sent, in a later turn.
@@ -452,7 +563,7 @@ impl<F: Face> Engine<F> {
             });
             if let Some(Err(error)) = result {
                 if let Some(handler) = self.handler(token) {
-                    return handler.failed(cx, Failure::Write, error);
+                    return handler.failed(cx, Failure::Drain, error);
                 }
             }
             return Ok(());

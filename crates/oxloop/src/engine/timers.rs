@@ -66,6 +66,7 @@ impl<T: TimerEntry> Timers<T> {
     }
 
     /// How many timers wait, cancelled ones included.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.heap.len()
     }
@@ -103,12 +104,6 @@ impl<T: TimerEntry> Timers<T> {
             self.cancelled = self.cancelled.saturating_sub(1);
         }
         Some(timer)
-    }
-
-    /// Takes all timers out.
-    pub fn take(&mut self) -> Vec<T> {
-        self.cancelled = 0;
-        self.heap.drain().map(|entry| entry.timer).collect()
     }
 
     /// All timers, in no order.

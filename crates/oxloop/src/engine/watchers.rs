@@ -49,8 +49,8 @@ impl<F: Face> Engine<F> {
         side: Side,
         callback: F::Callback,
     ) -> io::Result<Option<F::Callback>> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let known = state.token_of(descriptor).filter(|&token| {
             matches!(state.sources.get(token), Some(Source::Watcher(_)))
         });
@@ -74,8 +74,8 @@ impl<F: Face> Engine<F> {
             Err(error) => {
                 let watcher = state.sources.remove(token);
                 state.set_token(descriptor, None);
-                // Dropped by the caller's side of the lock.
-                drop(state);
+                // Without the lock: a callback's drop is user code.
+                drop(guard);
                 drop(watcher);
                 Err(error)
             }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// What an [`EventLoop`] is a handle of. Everything else of a loop (transports, tasks, timers)
@@ -31,6 +31,9 @@ pub(crate) struct Core {
     pub(crate) engine: Engine<RustFace>,
     /// The thread that runs the loop, or closes it; 0 is nobody.
     runner: AtomicUsize,
+    closed: AtomicBool,
+    /// What other threads asked for and was not done yet.
+    posted: AtomicUsize,
     owner: OnceLock<Weak<Owner>>,
     pub(super) exception_handler: Mutex<Option<Arc<ExceptionHandler>>>,
     pub(crate) executor: Executor,
@@ -51,10 +54,12 @@ thread_local! {
 }
 
 impl Core {
-    pub(super) fn new() -> Result<Arc<Owner>> {
+    pub(super) fn create() -> Result<Arc<Owner>> {
         let core = Arc::new(Core {
             engine: Engine::new()?,
             runner: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            posted: AtomicUsize::new(0),
             owner: OnceLock::new(),
             exception_handler: Mutex::new(None),
             executor: Executor::default(),
@@ -80,26 +85,38 @@ impl Core {
         self.runner.load(Ordering::SeqCst) != 0
     }
 
+    /// Whether the loop was closed: from then on nothing is taken in.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Whether the caller runs the loop.
     fn runs_here(&self) -> bool {
         self.runner.load(Ordering::SeqCst) == this_thread()
     }
 
-    /// Whether the caller is the loop's thread: it runs the loop, or nobody does.
+    /// Whether the caller is the loop's thread: it runs the loop, or nobody does, and nothing
+    /// that was asked for before still waits for a run.
     pub(crate) fn acts_here(&self) -> bool {
         let runner = self.runner.load(Ordering::SeqCst);
-        runner == 0 || runner == this_thread()
+        runner == this_thread() || (runner == 0 && self.posted.load(Ordering::SeqCst) == 0)
     }
 
     /// Does it now where the caller is the loop's thread, else leaves it to that thread, in
-    /// order.
+    /// order. A closed loop drops it.
     pub(crate) fn act(self: &Arc<Core>, action: impl FnOnce(Cx<'_>) + Send + 'static) {
-        if self.acts_here() {
+        if self.is_closed() {
+            drop(action);
+        } else if self.acts_here() {
             action(self.cx());
             self.nudge();
         } else {
-            let core = self.clone();
-            self.call_soon(Handle::once(move || action(core.cx())));
+            self.posted.fetch_add(1, Ordering::SeqCst);
+            let posted = Posted(self.clone());
+            self.call_soon(Handle::once(move || {
+                action(posted.0.cx());
+                drop(posted);
+            }));
         }
     }
 
@@ -114,14 +131,14 @@ impl Core {
 
     /// Queues a callback, from any thread. A closed loop drops it.
     pub(crate) fn schedule(&self, callback: Callback) {
-        if self.engine.is_closed() {
+        if self.is_closed() {
             return drop(callback);
         }
         if self.runs_here() {
             return self.engine.call_soon(callback);
         }
         self.engine.call_soon_threadsafe(callback);
-        if self.engine.is_closed() {
+        if self.is_closed() {
             // Closed meanwhile: the queue has to be emptied again.
             self.engine.close();
         }
@@ -155,22 +172,31 @@ impl Core {
     /// Closes the loop: asyncio's `close()`, but what is open is released with it.
     pub(super) fn close(self: &Arc<Core>) -> Result<(), Misuse> {
         let entered = self.enter(Misuse::CloseRunning)?;
-        if self.engine.is_closed() {
+        if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let (signals, handler) =
-            (std::mem::take(&mut *self.signals.lock()), self.exception_handler.lock().take());
+        let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
         let (streams, listeners) = self.engine.handlers();
         self.engine.close();
         streams.iter().for_each(|stream| stream.0.abandon());
-        listeners.iter().for_each(|listener| listener.0.abandon());
+        listeners.iter().for_each(|listener| listener.abandon());
         self.executor.shutdown();
+        let handler = self.exception_handler.lock().take();
         drop(handler);
         drop(entered);
         // What other threads sent meanwhile.
         self.engine.close();
         Ok(())
+    }
+}
+
+/// An action on its way to the loop's thread.
+struct Posted(Arc<Core>);
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        self.0.posted.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -240,19 +266,16 @@ impl From<Panicked> for Error {
 }
 
 impl Panicked {
-    pub(crate) fn new(payload: &(dyn Any + Send)) -> Panicked {
+    pub(crate) fn new(payload: Box<dyn Any + Send>) -> Panicked {
         let text = payload.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        // The payload's own drop is user code as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
         Panicked(text.unwrap_or_else(|| "Box<dyn Any>".to_owned()))
     }
 }
 
 /// Calls user code: a panic ends here.
 pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let panic = Panicked::new(&*payload);
-        // A payload's drop is user code as well.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        panic
-    })
+    catch_unwind(AssertUnwindSafe(f)).map_err(Panicked::new)
 }

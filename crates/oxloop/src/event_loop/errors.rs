@@ -97,32 +97,31 @@ impl fmt::Display for ExceptionContext {
 }
 
 impl EventLoop {
-    /// Sets who is told of errors that have no caller, in place of the log; `None` sets the
-    /// default again. The handler runs where the error happened, mostly on the loop's thread.
+    /// Sets who is told of errors that have no caller, in place of the log. The handler runs
+    /// where the error happened, mostly on the loop's thread.
     ///
-    /// Source: *loop.set_exception_handler*.
+    /// Source: *loop.set_exception_handler*; to get the default back, set a handler that calls
+    /// [`default_exception_handler`](Self::default_exception_handler).
     ///
     /// ```
     /// # fn main() -> oxloop::Result<()> {
-    /// # use std::sync::{Arc, Mutex};
     /// let event_loop = oxloop::EventLoop::new()?;
-    /// let seen = Arc::new(Mutex::new(String::new()));
-    /// let sink = seen.clone();
-    /// event_loop.set_exception_handler(Some(move |_: &oxloop::EventLoop, context: &oxloop::ExceptionContext| {
-    ///     *sink.lock().unwrap() = format!("{:?}", context.error);
-    /// }));
+    /// let (told, errors) = std::sync::mpsc::channel();
+    /// event_loop.set_exception_handler(move |_, context| {
+    ///     let _ = told.send(format!("{:?}", context.error));
+    /// });
     /// event_loop.call_soon(|| panic!("no luck"));
     /// event_loop.run_until_complete(async {})?;
-    /// assert_eq!(*seen.lock().unwrap(), r#"Some(Panic("no luck"))"#);
+    /// assert_eq!(errors.recv().as_deref(), Ok(r#"Some(Panic("no luck"))"#));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn set_exception_handler<H>(&self, handler: Option<H>)
-    where
-        H: Fn(&EventLoop, &ExceptionContext) + Send + Sync + 'static,
-    {
-        let handler = handler.map(|handler| Arc::new(handler) as Arc<ExceptionHandler>);
-        let old = std::mem::replace(&mut *self.core().exception_handler.lock(), handler);
+    pub fn set_exception_handler(
+        &self,
+        handler: impl Fn(&EventLoop, &ExceptionContext) + Send + Sync + 'static,
+    ) {
+        let handler: Arc<ExceptionHandler> = Arc::new(handler);
+        let old = self.core().exception_handler.lock().replace(handler);
         drop(old);
     }
 

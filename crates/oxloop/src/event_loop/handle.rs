@@ -199,7 +199,7 @@ mod tests {
     fn a_call_runs_once() {
         let (core, count) = (core(), Arc::new(AtomicUsize::new(0)));
         let seen = count.clone();
-        let handle = Handle::once(move || drop(seen.fetch_add(1, Ordering::SeqCst)));
+        let handle = Handle::once(move || _ = seen.fetch_add(1, Ordering::SeqCst));
         handle.run(&core);
         handle.run(&core);
         assert_eq!(count.load(Ordering::SeqCst), 1);

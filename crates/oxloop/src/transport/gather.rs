@@ -49,6 +49,7 @@ impl<B: AsRef<[u8]>> Gather<B> {
     }
 
     /// Whether nothing is gathered.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

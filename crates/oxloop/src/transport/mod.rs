@@ -1,5 +1,313 @@
-//! What the loop hands back.
-pub mod connection_state;
+//! What the loop hands back (asyncio: *Transports*).
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `stream.rs` | one connection between engine and protocol |
+//! | `payload.rs` | what can be written |
+//! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
+//! | `write_buffer.rs` | bytes waiting to be sent (pure) |
+//! | `gather.rs` | the writes of one callback as one send (pure) |
+//! | `connection_state.rs` | open, closing, lost (pure) |
+
+#[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
+pub(crate) mod connection_state;
 pub mod flow_control;
-pub mod gather;
-pub mod write_buffer;
+#[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
+pub(crate) mod gather;
+mod payload;
+pub(crate) mod stream;
+#[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
+pub(crate) mod write_buffer;
+
+pub use payload::Payload;
+
+use crate::error::Misuse;
+use crate::event_loop::EventLoop;
+use crate::protocol::{Protocol, ProtocolHandle};
+use flow_control::Limits;
+use socket2::Socket;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use stream::Connection;
+
+/// One side of a connection: what is written on it, and how it is closed.
+///
+/// A clone is the same connection, and may be used from any thread: calls of other threads are
+/// done on the loop's, in their order. Methods that need an answer at once
+/// ([`is_closing`](Self::is_closing), [`get_write_buffer_size`](Self::get_write_buffer_size))
+/// give the present state there. A call that comes after the end of the connection does nothing.
+///
+/// Dropping all transports of a connection does not close it: the loop keeps it, as its
+/// protocol still hears of data.
+///
+/// Source: asyncio, *Transports* (Transport, ReadTransport, WriteTransport, BaseTransport).
+#[derive(Clone)]
+pub struct Transport(Arc<Connection>);
+
+impl Transport {
+    /// Writes data without waiting: what the kernel does not take at once is buffered.
+    ///
+    /// The writes of one callback leave together when it returns, as far as they are small.
+    /// On a connection that is closed the data is dropped. Writing after
+    /// [`write_eof`](Self::write_eof) is an error: the data is dropped and the loop's exception
+    /// handler hears of [`Misuse::WriteAfterEof`].
+    ///
+    /// [`Bytes`](crate::Bytes) are kept without a copy; where they are made of an owner with a
+    /// `Drop` of its own, that drop must not use the loop.
+    ///
+    /// Source: *WriteTransport.write*.
+    ///
+    /// ```
+    /// # fn write(transport: &oxloop::Transport) {
+    /// transport.write("borrowed, copied if it has to wait");
+    /// transport.write(vec![0; 100_000]); // owned, never copied
+    /// # }
+    /// ```
+    pub fn write<'a>(&self, data: impl Into<Payload<'a>>) {
+        let data = data.into();
+        if self.0.core.acts_here() {
+            self.write_here(&data);
+        } else {
+            let data = Payload::from(data.into_bytes());
+            let transport = self.clone();
+            self.0.core.act(move |_| transport.write_here(&data));
+        }
+    }
+
+    /// Writes several pieces as one: by one system call, and flow control looks at the whole.
+    ///
+    /// Source: *WriteTransport.writelines*.
+    pub fn writelines<'a, I>(&self, lines: I)
+    where
+        I: IntoIterator<Item: Into<Payload<'a>>>,
+    {
+        let lines: Vec<Payload<'a>> = lines.into_iter().map(Into::into).collect();
+        if self.0.core.acts_here() {
+            self.writelines_here(&lines);
+        } else {
+            let lines: Vec<Payload<'static>> =
+                lines.into_iter().map(|line| line.into_bytes().into()).collect();
+            let transport = self.clone();
+            self.0.core.act(move |_| transport.writelines_here(&lines));
+        }
+    }
+
+    /// Ends writing: the peer reads the end of stream after what was written. Reading goes on.
+    /// Where the peer is gone already nothing happens; reading says so.
+    ///
+    /// Source: *WriteTransport.write_eof*.
+    pub fn write_eof(&self) {
+        let transport = self.clone();
+        self.0.core.act(move |cx| {
+            let Ok(shut) = cx.core.engine.write_eof(cx, transport.0.token);
+            if let Err(error) = shut {
+                log::debug!(target: "oxloop", "{transport:?}: write_eof() failed: {error}");
+            }
+        });
+    }
+
+    /// Whether [`write_eof`](Self::write_eof) is possible: on a stream socket always.
+    ///
+    /// Source: *WriteTransport.can_write_eof*.
+    pub fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    /// Closes the connection once all that was written is sent. Nothing is read any more;
+    /// [`connection_lost`](Protocol::connection_lost) comes in a later turn.
+    ///
+    /// Source: *BaseTransport.close*.
+    pub fn close(&self) {
+        let token = self.0.token;
+        self.0.core.act(move |cx| {
+            let Ok(()) = cx.core.engine.close_stream(cx, token);
+        });
+    }
+
+    /// Closes the connection without waiting for what is buffered.
+    /// [`connection_lost`](Protocol::connection_lost) comes in a later turn, with `None`.
+    ///
+    /// Source: *WriteTransport.abort*.
+    pub fn abort(&self) {
+        let transport = self.clone();
+        self.0.core.act(move |cx| transport.force_close(cx, None));
+    }
+
+    /// Whether the connection is closed or about to be.
+    ///
+    /// Source: *BaseTransport.is_closing*.
+    pub fn is_closing(&self) -> bool {
+        self.flush();
+        self.0.core.engine.stream_info(self.0.token).is_none_or(|info| info.closing)
+    }
+
+    /// Stops reading: no data comes until [`resume_reading`](Self::resume_reading). Does nothing
+    /// on a connection that is paused already, or closing.
+    ///
+    /// Source: *ReadTransport.pause_reading*.
+    pub fn pause_reading(&self) {
+        let token = self.0.token;
+        self.0.core.act(move |cx| _ = cx.core.engine.pause_reading(token));
+    }
+
+    /// Reads again.
+    ///
+    /// Source: *ReadTransport.resume_reading*.
+    pub fn resume_reading(&self) {
+        let token = self.0.token;
+        self.0.core.act(move |cx| _ = cx.core.engine.resume_reading(token));
+    }
+
+    /// Whether it reads: neither paused nor closing.
+    ///
+    /// Source: *ReadTransport.is_reading*.
+    pub fn is_reading(&self) -> bool {
+        self.0.core.engine.stream_info(self.0.token).is_some_and(|info| info.reading)
+    }
+
+    /// How many bytes wait to be sent.
+    ///
+    /// Source: *WriteTransport.get_write_buffer_size*.
+    pub fn get_write_buffer_size(&self) -> usize {
+        self.flush();
+        self.0.core.engine.write_buffer_size(self.0.token)
+    }
+
+    /// The low- and the high-water mark, bytes.
+    ///
+    /// Source: *WriteTransport.get_write_buffer_limits*.
+    pub fn get_write_buffer_limits(&self) -> Limits {
+        self.0.core.engine.write_buffer_limits(self.0.token)
+    }
+
+    /// Sets when the protocol is paused (more than `high` bytes are buffered) and resumed (at
+    /// most `low` are). A missing `high` is four times `low`, or 64 KiB; a missing `low` a
+    /// quarter of `high`. With `high` 0 everything that has to wait pauses.
+    ///
+    /// Source: *WriteTransport.set_write_buffer_limits*.
+    ///
+    /// # Errors
+    /// [`Misuse::Limits`] where `low` is over `high`.
+    ///
+    /// ```
+    /// # fn limits(transport: &oxloop::Transport) -> oxloop::Result<()> {
+    /// transport.set_write_buffer_limits(Some(1 << 20), None)?;
+    /// assert_eq!(transport.get_write_buffer_limits().low(), 1 << 18);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_write_buffer_limits(
+        &self,
+        high: Option<usize>,
+        low: Option<usize>,
+    ) -> Result<(), Misuse> {
+        let (limits, token) = (Limits::new(high, low)?, self.0.token);
+        self.0.core.act(move |cx| {
+            let Ok(()) = cx.core.engine.set_write_buffer_limits(cx, token, limits);
+        });
+        Ok(())
+    }
+
+    /// Hands the connection over to another protocol, which hears of all that comes from now on;
+    /// neither `connection_made` nor `connection_lost` is called for the change. A callback of
+    /// the old one that is running completes.
+    ///
+    /// Source: *BaseTransport.set_protocol*.
+    pub fn set_protocol<P: Protocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
+        let handle = ProtocolHandle::new(protocol);
+        let (transport, erased) = (self.clone(), handle.erased());
+        self.0.core.act(move |cx| {
+            let Ok(()) = cx.core.engine.flush(cx);
+            transport.replace_protocol(erased);
+        });
+        handle
+    }
+
+    /// The connection's protocol, if it is a `P`; `None` as well once the connection is lost.
+    ///
+    /// Source: *BaseTransport.get_protocol*.
+    pub fn protocol<P: Protocol + 'static>(&self) -> Option<ProtocolHandle<P>> {
+        self.current_protocol().and_then(ProtocolHandle::from_erased)
+    }
+
+    /// The peer's address, as it was when the connection was made; `None` where it has none (a
+    /// socket pair).
+    ///
+    /// Source: *get_extra_info('peername')*.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.0.peer
+    }
+
+    /// The address of this side, likewise.
+    ///
+    /// Source: *get_extra_info('sockname')*.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.0.local
+    }
+
+    /// Calls `f` with the socket, to read or set its options; `None` once it is closed. Leave
+    /// reading, writing and closing to the transport. The descriptor stays open until `f`
+    /// returns.
+    ///
+    /// Source: *get_extra_info('socket')*.
+    ///
+    /// ```
+    /// # fn keepalive(transport: &oxloop::Transport) {
+    /// transport.with_socket(|socket| socket.set_keepalive(true));
+    /// # }
+    /// ```
+    pub fn with_socket<R>(&self, f: impl FnOnce(&Socket) -> R) -> Option<R> {
+        self.flush();
+        let socket = self.socket()?;
+        Some(f(&socket))
+    }
+
+    /// The loop of this connection; `None` once its last handle is gone.
+    pub fn event_loop(&self) -> Option<EventLoop> {
+        self.0.core.event_loop()
+    }
+
+    /// What was written so far is sent before an answer could show that it was not.
+    fn flush(&self) {
+        let core = &self.0.core;
+        if core.acts_here() {
+            let Ok(()) = core.engine.flush(core.cx());
+        }
+    }
+}
+
+/// The descriptor's number, -1 once it is closed. It is the transport's to close.
+impl AsRawFd for Transport {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket().map_or(-1, |socket| socket.as_raw_fd())
+    }
+}
+
+/// Two transports are equal when they are the same connection's.
+impl PartialEq for Transport {
+    fn eq(&self, other: &Transport) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Transport {}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engine = &self.0.core.engine;
+        let Some(info) = engine.stream_info(self.0.token).filter(|info| !info.closed) else {
+            return f.write_str("<Transport closed>");
+        };
+        let closing = if info.closing { " closing" } else { "" };
+        let poll = |polls| if polls { "polling" } else { "idle" };
+        let size = engine.write_buffer_size(self.0.token);
+        write!(f, "<Transport{closing} fd={} read={}", info.descriptor, poll(info.polls_read))?;
+        write!(f, " write=<{}, bufsize={size}>", poll(info.polls_write))?;
+        if let Some(peer) = self.0.peer {
+            write!(f, " peer={peer}")?;
+        }
+        f.write_str(">")
+    }
+}

@@ -1,0 +1,242 @@
+//! The scheduling methods by the fast calling convention, without PyO3's argument handling.
+//!
+//! They replace `BaseLoop`'s methods of the same names for the common call, positional arguments
+//! and at most `context=`, and pass every other call on to the method that PyO3 made, which
+//! knows all forms and errors.
+
+use crate::event_loop::{BaseLoop, scheduling};
+use pyo3::exceptions::PySystemError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
+use std::ffi::CStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a fast method does: loop, time if it takes one, callback, arguments, context.
+type Schedule = for<'py> fn(
+    &Bound<'py, BaseLoop>,
+    Option<&Bound<'py, PyAny>>,
+    &Bound<'py, PyAny>,
+    Bound<'py, PyTuple>,
+    Option<&Bound<'py, PyAny>>,
+) -> PyResult<Py<PyAny>>;
+
+/// A fast method: its name, how many arguments stand before the callback, and what it does.
+struct Fast {
+    name: &'static CStr,
+    before: usize,
+    schedule: Schedule,
+    /// The method that PyO3 made.
+    full: PyOnceLock<Py<PyAny>>,
+}
+
+static CALL_SOON: Fast = Fast {
+    name: c"call_soon",
+    before: 0,
+    schedule: |slf, _, callback, args, context| {
+        scheduling::call_soon(slf, callback, args, context)
+    },
+    full: PyOnceLock::new(),
+};
+
+static CALL_SOON_THREADSAFE: Fast = Fast {
+    name: c"call_soon_threadsafe",
+    before: 0,
+    schedule: |slf, _, callback, args, context| {
+        scheduling::call_soon_threadsafe(slf, callback, args, context)
+    },
+    full: PyOnceLock::new(),
+};
+
+static CALL_LATER: Fast = Fast {
+    name: c"call_later",
+    before: 1,
+    schedule: |slf, delay, callback, args, context| match delay {
+        Some(delay) => scheduling::call_later(slf, delay, callback, args, context),
+        None => Err(PySystemError::new_err("call_later without a delay")),
+    },
+    full: PyOnceLock::new(),
+};
+
+static CALL_AT: Fast = Fast {
+    name: c"call_at",
+    before: 1,
+    schedule: |slf, when, callback, args, context| match when {
+        Some(when) => scheduling::call_at(slf, when, callback, args, context),
+        None => Err(PySystemError::new_err("call_at without a time")),
+    },
+    full: PyOnceLock::new(),
+};
+
+/// A C function that hands its arguments to [`call`].
+macro_rules! entry {
+    ($name:ident, $fast:ident) => {
+        unsafe extern "C" fn $name(
+            slf: *mut ffi::PyObject,
+            args: *const *mut ffi::PyObject,
+            count: ffi::Py_ssize_t,
+            names: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject {
+            // SAFETY: CPython calls with what the convention promises, which `call` asks for.
+            unsafe { call(&$fast, slf, args, count, names) }
+        }
+    };
+}
+
+entry!(call_soon, CALL_SOON);
+entry!(call_soon_threadsafe, CALL_SOON_THREADSAFE);
+entry!(call_later, CALL_LATER);
+entry!(call_at, CALL_AT);
+
+struct Methods([ffi::PyMethodDef; 4]);
+// SAFETY: the table is constant: function pointers and static strings.
+unsafe impl Sync for Methods {}
+
+const fn method(name: &'static CStr, function: ffi::PyCFunctionFastWithKeywords) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: std::ptr::null(),
+    }
+}
+
+static METHODS: Methods = Methods([
+    method(CALL_SOON.name, call_soon),
+    method(CALL_SOON_THREADSAFE.name, call_soon_threadsafe),
+    method(CALL_LATER.name, call_later),
+    method(CALL_AT.name, call_at),
+]);
+
+/// Puts the fast methods in the place of PyO3's.
+pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let py = class.py();
+    let fast = [&CALL_SOON, &CALL_SOON_THREADSAFE, &CALL_LATER, &CALL_AT];
+    for (definition, fast) in METHODS.0.iter().zip(fast) {
+        let name = fast.name.to_string_lossy();
+        let full = class.getattr(&*name)?.unbind();
+        if fast.full.set(py, full).is_err() {
+            continue;
+        }
+        // SAFETY: attached; the definition is static. The descriptor checks its `self`.
+        let descriptor = unsafe {
+            let definition = std::ptr::from_ref(definition).cast_mut();
+            let object = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);
+            Bound::from_owned_ptr_or_err(py, object)?
+        };
+        class.setattr(&*name, descriptor)?;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As a METH_FASTCALL | METH_KEYWORDS method of BaseLoop is called: attached, `slf` an instance,
+/// `args` so many borrowed references and then one for each of `names`.
+#[inline]
+unsafe fn call(
+    fast: &'static Fast,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // A panic must not cross into C.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as the caller says.
+        unsafe { dispatch(Python::assume_attached(), fast, slf, args, count, names) }
+    }));
+    let error = match result {
+        Ok(Ok(object)) => return object.into_ptr(),
+        Ok(Err(error)) => error,
+        Err(_) => PySystemError::new_err("panic in a scheduling method"),
+    };
+    Python::attach(|py| error.restore(py));
+    std::ptr::null_mut()
+}
+
+/// # Safety
+/// As for [`call`].
+#[inline]
+unsafe fn dispatch(
+    py: Python<'_>,
+    fast: &'static Fast,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> PyResult<Py<PyAny>> {
+    let count = count as usize;
+    // SAFETY: as the caller says; the descriptor has checked that `slf` is a BaseLoop.
+    unsafe {
+        let mut context = None;
+        let usual = count > fast.before
+            && (names.is_null()
+                || (ffi::PyTuple_GET_SIZE(names) == 1 && is_context(py, names) && {
+                    let value = Bound::from_borrowed_ptr(py, *args.add(count));
+                    context = (!value.is_none()).then_some(value);
+                    true
+                }));
+        if !usual {
+            return full(py, fast, slf, args, count, names);
+        }
+        let slf = Bound::from_borrowed_ptr(py, slf);
+        let slf = slf.cast_unchecked::<BaseLoop>();
+        let borrowed = |index: usize| Bound::from_borrowed_ptr(py, *args.add(index));
+        let before = (fast.before == 1).then(|| borrowed(0));
+        let callback = borrowed(fast.before);
+        let rest = fast.before + 1;
+        let tuple = if count == rest {
+            PyTuple::empty(py)
+        } else {
+            let tuple = ffi::PyTuple_New((count - rest) as ffi::Py_ssize_t);
+            let tuple = Bound::from_owned_ptr_or_err(py, tuple)?;
+            for index in rest..count {
+                let item = ffi::Py_NewRef(*args.add(index));
+                ffi::PyTuple_SET_ITEM(tuple.as_ptr(), (index - rest) as ffi::Py_ssize_t, item);
+            }
+            tuple.cast_into_unchecked()
+        };
+        (fast.schedule)(slf, before.as_ref(), &callback, tuple, context.as_ref())
+    }
+}
+
+/// Whether the only keyword is `context`.
+///
+/// # Safety
+/// Attached; `names` is a tuple of one string.
+unsafe fn is_context(py: Python<'_>, names: *mut ffi::PyObject) -> bool {
+    // SAFETY: as the caller says. Keyword names are interned nearly always.
+    unsafe {
+        let name = ffi::PyTuple_GET_ITEM(names, 0);
+        let context = pyo3::intern!(py, "context");
+        name == context.as_ptr()
+            || ffi::PyUnicode_CompareWithASCIIString(name, c"context".as_ptr()) == 0
+    }
+}
+
+/// Calls PyO3's method with the same arguments.
+///
+/// # Safety
+/// As for [`call`].
+#[cold]
+unsafe fn full(
+    py: Python<'_>,
+    fast: &'static Fast,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> PyResult<Py<PyAny>> {
+    let Some(method) = fast.full.get(py) else {
+        return Err(PySystemError::new_err("oxloop is not initialised"));
+    };
+    // SAFETY: as the caller says: the stack holds `slf` and then the same references.
+    unsafe {
+        let keywords = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
+        let mut stack = vec![slf];
+        stack.extend((0..count + keywords).map(|index| *args.add(index)));
+        let result = ffi::PyObject_Vectorcall(method.as_ptr(), stack.as_ptr(), count + 1, names);
+        Bound::from_owned_ptr_or_err(py, result).map(Bound::unbind)
+    }
+}

@@ -1,0 +1,249 @@
+//! Opening connections (asyncio: *Opening network connections*).
+
+use crate::engine::Side;
+use crate::error::{Error, Misuse, Result};
+use crate::event_loop::core::Core;
+use crate::event_loop::face::Callback;
+use crate::event_loop::{EventLoop, Handle, promise};
+use crate::protocol::{Protocol, ProtocolHandle};
+use crate::target::{Kind, Target, check_stream, resolve};
+use crate::transport::Transport;
+use crate::transport::stream::Connection;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+/// Where [`EventLoop::create_connection`] connects to, and how.
+///
+/// Anything that names a target converts into it; write it out to set the options.
+///
+/// ```
+/// use oxloop::ConnectOptions;
+///
+/// let options = ConnectOptions::new(("localhost", 8888))
+///     .local_addr("127.0.0.1:0".parse().unwrap());
+/// ```
+#[derive(Debug)]
+pub struct ConnectOptions {
+    target: Target,
+    local_addr: Option<SocketAddr>,
+}
+
+impl ConnectOptions {
+    /// Options for a target: `(host, port)`, one or more `SocketAddr`s, or a connected stream
+    /// socket (`TcpStream`, `UnixStream`, `OwnedFd`, `socket2::Socket`).
+    pub fn new(target: impl Into<Target>) -> ConnectOptions {
+        ConnectOptions { target: target.into(), local_addr: None }
+    }
+
+    /// Binds the socket to a local address first. Addresses of the other family are not tried.
+    #[must_use]
+    pub fn local_addr(self, address: SocketAddr) -> ConnectOptions {
+        ConnectOptions { local_addr: Some(address), ..self }
+    }
+}
+
+impl<T: Into<Target>> From<T> for ConnectOptions {
+    fn from(target: T) -> ConnectOptions {
+        ConnectOptions::new(target)
+    }
+}
+
+impl EventLoop {
+    /// Connects, makes a protocol by `factory`, and gives both sides of the connection. All
+    /// addresses of a host are tried in turn. An existing socket is used as it is; the
+    /// connection owns it from then on.
+    ///
+    /// The protocol's `connection_made` has been called when the future is done. Dropping the
+    /// future before that leaves nothing behind.
+    ///
+    /// Source: *loop.create_connection*.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the errno of the only address, or [`Error::Connect`] with those of
+    /// all; the resolver's error; [`Misuse::StreamExpected`] for a socket of another kind;
+    /// [`Misuse::LoopClosed`].
+    ///
+    /// ```
+    /// # fn main() -> oxloop::Result<()> {
+    /// use oxloop::{EventLoop, Promise, Protocol, Transport};
+    /// use std::io::Write;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// struct Reader(Promise<Vec<u8>>);
+    ///
+    /// impl Protocol for Reader {
+    ///     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+    ///         self.0.set_result(data.to_vec());
+    ///         transport.close();
+    ///     }
+    /// }
+    ///
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// let event_loop = EventLoop::new()?;
+    /// let data = event_loop.run_until_complete(async {
+    ///     let (read, data) = event_loop.create_future();
+    ///     event_loop.create_connection(|| Reader(read), ours).await?;
+    ///     theirs.write_all(b"abc")?;
+    ///     data.await
+    /// })??;
+    /// assert_eq!(data, b"abc");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create_connection<P, F>(
+        &self,
+        factory: F,
+        to: impl Into<ConnectOptions>,
+    ) -> Result<(Transport, ProtocolHandle<P>)>
+    where
+        P: Protocol + 'static,
+        F: FnOnce() -> P,
+    {
+        let ConnectOptions { target, local_addr } = to.into();
+        if self.is_closed() {
+            return Err(Misuse::LoopClosed.into());
+        }
+        let addresses = match target.0 {
+            Kind::Socket(socket) => return self.connected(factory, check_stream(socket)?).await,
+            Kind::Hosts(hosts, port) => resolve(self, &hosts, port).await?,
+            Kind::Addresses(addresses) => addresses,
+        };
+        let socket = connect_to_one(self.core(), addresses, local_addr).await?;
+        self.connected(factory, socket).await
+    }
+
+    async fn connected<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        socket: Socket,
+    ) -> Result<(Transport, ProtocolHandle<P>)> {
+        socket.set_nonblocking(true)?;
+        let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
+        let protocol = ProtocolHandle::new(factory());
+        let (promise, waiter) = promise();
+        let erased = protocol.erased();
+        self.core().act(move |cx| {
+            Connection::open(cx, socket, peer, erased, None, move |transport| {
+                promise.set_result(Unclaimed(Some(transport)));
+            });
+        });
+        let transport = waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()?;
+        Ok((transport, protocol))
+    }
+}
+
+/// A transport that nobody has yet: dropped, it is closed.
+struct Unclaimed(Option<Transport>);
+
+impl Unclaimed {
+    fn claim(mut self) -> Result<Transport> {
+        self.0.take().ok_or(Error::Cancelled)
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(transport) = self.0.take() {
+            transport.close();
+        }
+    }
+}
+
+async fn connect_to_one(
+    core: &Arc<Core>,
+    addresses: Vec<SocketAddr>,
+    local: Option<SocketAddr>,
+) -> Result<Socket> {
+    let mut errors = Vec::new();
+    for address in addresses {
+        match connect(core, address, local).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(all_of(errors))
+}
+
+/// One error stays itself, and so do several that say the same.
+fn all_of(mut errors: Vec<io::Error>) -> Error {
+    let first = errors.first().map(ToString::to_string);
+    if errors.iter().any(|error| Some(error.to_string()) != first) {
+        return Error::Connect(errors);
+    }
+    match errors.pop() {
+        Some(error) => Error::Io(error),
+        None => Error::Io(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
+
+async fn connect(
+    core: &Arc<Core>,
+    address: SocketAddr,
+    local: Option<SocketAddr>,
+) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if let Some(local) = local {
+        if local.is_ipv4() != address.is_ipv4() {
+            return Err(Errno::AFNOSUPPORT.into());
+        }
+        socket.bind(&local.into())?;
+    }
+    match socket.connect(&address.into()) {
+        Ok(()) => return Ok(socket),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INPROGRESS | Errno::INTR) => {}
+            _ => return Err(error),
+        },
+    }
+    writable(core, &socket).await?;
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(socket),
+    }
+}
+
+async fn writable(core: &Arc<Core>, socket: &Socket) -> io::Result<()> {
+    let (promise, waiter) = promise();
+    let ready = Handle::once(move || _ = promise.set_result(()));
+    core.engine.watch(socket.as_raw_fd(), Side::Write, Callback::Call(ready))?;
+    let _watching = Watching { core, descriptor: socket.as_raw_fd() };
+    core.nudge();
+    waiter.await.map_err(|_| io::Error::other(Misuse::LoopClosed))
+}
+
+/// Ends a watch, however the wait ends.
+struct Watching<'a> {
+    core: &'a Core,
+    descriptor: RawFd,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        let callback = self.core.engine.unwatch(self.descriptor, Side::Write);
+        drop(callback);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_kept() {
+        let refused = || io::Error::from(Errno::CONNREFUSED);
+        let unreachable = || io::Error::from(Errno::NETUNREACH);
+        let one = all_of(vec![refused()]);
+        assert!(matches!(one, Error::Io(_)));
+        let same = all_of(vec![refused(), refused()]);
+        assert!(matches!(same, Error::Io(_)));
+        assert_eq!(same.raw_os_error(), refused().raw_os_error());
+        let Error::Connect(list) = all_of(vec![refused(), unreachable()]) else { panic!() };
+        let numbers: Vec<_> = list.iter().map(io::Error::raw_os_error).collect();
+        assert_eq!(numbers, [refused().raw_os_error(), unreachable().raw_os_error()]);
+    }
+}

@@ -1,0 +1,201 @@
+//! How the engine's `&self` meets a protocol's `&mut self`.
+//!
+//! A protocol lives in a cell with a re-entrant lock: another thread waits for the callback that
+//! runs, and the thread that runs it notices. What the running callback brings about for its own
+//! protocol (a pause, by writing) waits in the cell until the callback has returned; a pause and
+//! a resume that wait together cancel out.
+
+use super::Protocol;
+use crate::error::Misuse;
+use crate::event_loop::core::{Panicked, catch};
+use crate::transport::Transport;
+use parking_lot::ReentrantMutex;
+use std::any::{Any, type_name};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::thread;
+
+thread_local! {
+    /// How many protocols the present thread is inside of.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether the caller is inside of a protocol: then no loop may be run, as that protocol could
+/// not be told of anything.
+pub(crate) fn inside_of_protocol() -> bool {
+    DEPTH.get() > 0
+}
+
+struct Inside(());
+
+impl Inside {
+    fn new() -> Inside {
+        DEPTH.set(DEPTH.get() + 1);
+        Inside(())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+/// A flow control callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Pause,
+    Resume,
+}
+
+struct ProtocolCell<P>(ReentrantMutex<Inner<P>>);
+
+struct Inner<P> {
+    deferred: RefCell<Option<(Flow, Transport)>>,
+    protocol: RefCell<P>,
+}
+
+/// A protocol of any type, as a connection holds it.
+pub(crate) trait AnyProtocol: Any + Send + Sync {
+    fn connection_made(&self, transport: &Transport) -> Result<(), Panicked>;
+    fn data_received(&self, transport: &Transport, data: &[u8]) -> Result<(), Panicked>;
+    fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked>;
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
+    /// Pauses or resumes: now, or when the protocol's running callback has returned.
+    fn flow(&self, transport: &Transport, flow: Flow);
+    fn type_name(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<P: Protocol + 'static> ProtocolCell<P> {
+    /// Calls the protocol, then tells it what it has brought about.
+    fn enter<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<thread::Result<R>, Misuse> {
+        let inner = self.0.lock();
+        let result = {
+            let Ok(mut protocol) = inner.protocol.try_borrow_mut() else {
+                return Err(Misuse::ProtocolBusy);
+            };
+            let _inside = Inside::new();
+            catch_unwind(AssertUnwindSafe(|| f(&mut protocol)))
+        };
+        inner.tell_deferred();
+        Ok(result)
+    }
+
+    fn call<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<R, Panicked> {
+        // Busy is out of the question here: nobody runs a loop from inside of a protocol.
+        match self.enter(f) {
+            Ok(result) => result.map_err(Panicked::new),
+            Err(busy) => Err(Panicked(busy.to_string())),
+        }
+    }
+}
+
+impl<P: Protocol> Inner<P> {
+    fn tell_deferred(&self) {
+        loop {
+            let deferred = self.deferred.take();
+            let Some((flow, transport)) = deferred else { return };
+            self.tell(&transport, flow);
+        }
+    }
+
+    /// True unless the protocol runs a callback at present.
+    fn tell(&self, transport: &Transport, flow: Flow) -> bool {
+        let Ok(mut protocol) = self.protocol.try_borrow_mut() else { return false };
+        let inside = Inside::new();
+        let (name, result) = match flow {
+            Flow::Pause => ("pause_writing", catch(|| protocol.pause_writing())),
+            Flow::Resume => ("resume_writing", catch(|| protocol.resume_writing())),
+        };
+        drop((inside, protocol));
+        if let Err(panic) = result {
+            transport.report(format!("protocol.{name}() failed"), panic);
+        }
+        true
+    }
+}
+
+impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
+    fn connection_made(&self, transport: &Transport) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_made(transport))
+    }
+
+    fn data_received(&self, transport: &Transport, data: &[u8]) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.data_received(transport, data))
+    }
+
+    fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked> {
+        self.call(|protocol| protocol.eof_received(transport))
+    }
+
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_lost(error))
+    }
+
+    fn flow(&self, transport: &Transport, flow: Flow) {
+        let inner = self.0.lock();
+        if inner.tell(transport, flow) {
+            return inner.tell_deferred();
+        }
+        let waiting = inner.deferred.take();
+        let both = waiting.filter(|(waiting, _)| *waiting != flow);
+        if both.is_none() {
+            inner.deferred.replace(Some((flow, transport.clone())));
+        }
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<P>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// A protocol that a connection uses, seen from outside of its callbacks; a clone is the same
+/// protocol. It outlives the connection, for a look at what became of it.
+pub struct ProtocolHandle<P>(Arc<ProtocolCell<P>>);
+
+impl<P: Protocol + 'static> ProtocolHandle<P> {
+    pub(crate) fn new(protocol: P) -> ProtocolHandle<P> {
+        let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
+        ProtocolHandle(Arc::new(ProtocolCell(ReentrantMutex::new(inner))))
+    }
+
+    pub(crate) fn erased(&self) -> Arc<dyn AnyProtocol> {
+        self.0.clone()
+    }
+
+    pub(crate) fn from_erased(protocol: Arc<dyn AnyProtocol>) -> Option<ProtocolHandle<P>> {
+        protocol.into_any().downcast().ok().map(ProtocolHandle)
+    }
+
+    /// Calls `f` with the protocol; another thread waits for the callback that runs. No callback
+    /// of the protocol runs meanwhile, so be brief, and wait for nothing that the loop or
+    /// another protocol has to do.
+    ///
+    /// # Errors
+    /// [`Misuse::ProtocolBusy`] from inside of the protocol's own callback.
+    ///
+    /// # Panics
+    /// Where `f` does.
+    pub fn with<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<R, Misuse> {
+        self.0.enter(f)?.map_or_else(|panic| resume_unwind(panic), Ok)
+    }
+}
+
+impl<P> Clone for ProtocolHandle<P> {
+    fn clone(&self) -> ProtocolHandle<P> {
+        ProtocolHandle(self.0.clone())
+    }
+}
+
+impl<P> fmt::Debug for ProtocolHandle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<ProtocolHandle of {}>", type_name::<P>())
+    }
+}

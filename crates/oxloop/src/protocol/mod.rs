@@ -1,0 +1,17 @@
+//! What the application writes (asyncio: *Protocols*).
+//!
+//! The legal order of the calls of one connection (invariant 1):
+//!
+//! ```text
+//! connection_made  ( data_received* )  [ eof_received ]  connection_lost
+//!                  ( pause_writing resume_writing )* [ pause_writing ]
+//! ```
+//!
+//! `connection_made` and `connection_lost` come exactly once, everything else between them; no
+//! data comes after `eof_received`; `pause_writing` and `resume_writing` take turns.
+
+pub(crate) mod cell;
+mod stream;
+
+pub use cell::ProtocolHandle;
+pub use stream::Protocol;

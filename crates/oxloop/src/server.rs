@@ -1,0 +1,459 @@
+//! Listening for connections (asyncio: *Creating network servers*, *Server Objects*).
+
+use crate::engine::{Accepted, Descriptor, ListenerHandler, Token};
+use crate::error::{Error, Misuse, Result};
+use crate::event_loop::core::{Core, catch};
+use crate::event_loop::face::{Cx, RustFace};
+use crate::event_loop::{EventLoop, ExceptionContext, Promise, next_turn, promise};
+use crate::protocol::cell::AnyProtocol;
+use crate::protocol::{Protocol, ProtocolHandle};
+use crate::target::{Kind, Target, check_stream, everywhere, resolve};
+use crate::transport::stream::Connection;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// Where [`EventLoop::create_server`] listens, and how.
+///
+/// Anything that names a place converts into it; write it out to set the options.
+///
+/// ```
+/// use oxloop::ServerOptions;
+///
+/// let options = ServerOptions::new(("127.0.0.1", 8888)).backlog(1000).reuse_port(true);
+/// ```
+#[derive(Debug)]
+pub struct ServerOptions {
+    target: Target,
+    backlog: i32,
+    reuse_address: bool,
+    reuse_port: bool,
+    start_serving: bool,
+}
+
+impl ServerOptions {
+    /// Options for a place: `(host, port)`, one or more `SocketAddr`s, or a bound stream socket.
+    /// The host `""` stands for all interfaces, the port 0 for any free one.
+    pub fn new(target: impl Into<Target>) -> ServerOptions {
+        ServerOptions {
+            target: target.into(),
+            backlog: 100,
+            reuse_address: true,
+            reuse_port: false,
+            start_serving: true,
+        }
+    }
+
+    /// How many connections the system keeps waiting, and one less than how many are taken in
+    /// one turn; 100 by default.
+    #[must_use]
+    pub fn backlog(self, backlog: u16) -> ServerOptions {
+        ServerOptions { backlog: backlog.into(), ..self }
+    }
+
+    /// Whether an address may be used that an earlier server's connections still linger on
+    /// (SO_REUSEADDR); true by default.
+    #[must_use]
+    pub fn reuse_address(self, reuse: bool) -> ServerOptions {
+        ServerOptions { reuse_address: reuse, ..self }
+    }
+
+    /// Whether several servers may listen on the same address and share its connections
+    /// (SO_REUSEPORT); false by default.
+    #[must_use]
+    pub fn reuse_port(self, reuse: bool) -> ServerOptions {
+        ServerOptions { reuse_port: reuse, ..self }
+    }
+
+    /// Whether to accept at once; true by default. Else
+    /// [`start_serving`](Server::start_serving) does it.
+    #[must_use]
+    pub fn start_serving(self, start: bool) -> ServerOptions {
+        ServerOptions { start_serving: start, ..self }
+    }
+}
+
+impl<T: Into<Target>> From<T> for ServerOptions {
+    fn from(target: T) -> ServerOptions {
+        ServerOptions::new(target)
+    }
+}
+
+impl EventLoop {
+    /// Listens, and makes a protocol by `factory` for each connection, on the loop's thread.
+    ///
+    /// Where the system runs out of descriptors or memory, accepting rests for a second, and the
+    /// exception handler hears of it.
+    ///
+    /// Source: *loop.create_server*.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] with the address and its errno; the resolver's error;
+    /// [`Misuse::StreamExpected`] for a socket of another kind; [`Misuse::LoopClosed`].
+    pub async fn create_server<P, F>(
+        &self,
+        factory: F,
+        at: impl Into<ServerOptions>,
+    ) -> Result<Server>
+    where
+        P: Protocol + 'static,
+        F: Fn() -> P + Send + Sync + 'static,
+    {
+        let options = at.into();
+        if self.is_closed() {
+            return Err(Misuse::LoopClosed.into());
+        }
+        let (reuse_address, reuse_port) = (options.reuse_address, options.reuse_port);
+        let sockets = match options.target.0 {
+            Kind::Socket(socket) => vec![check_stream(socket)?],
+            Kind::Addresses(addresses) => bind_all(&addresses, reuse_address, reuse_port)?,
+            Kind::Hosts(hosts, port) => {
+                let addresses = match hosts.as_slice() {
+                    [host] if host.is_empty() => everywhere(port),
+                    hosts => resolve(self, hosts, port).await?,
+                };
+                bind_all(&addresses, reuse_address, reuse_port)?
+            }
+        };
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+        }
+        let state = State { sockets: Some(sockets.into()), ..State::default() };
+        let server = Server(Arc::new(Inner {
+            core: self.core().clone(),
+            factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
+            backlog: options.backlog,
+            state: Mutex::new(state),
+        }));
+        if options.start_serving {
+            server.start_serving().await?;
+        }
+        Ok(server)
+    }
+}
+
+fn bind_all(
+    addresses: &[SocketAddr],
+    reuse_address: bool,
+    reuse_port: bool,
+) -> Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    let mut last = Error::Io(io::ErrorKind::AddrNotAvailable.into());
+    for &address in addresses {
+        match bind(address, reuse_address, reuse_port) {
+            Ok(socket) => sockets.push(socket),
+            Err(source) => {
+                let errno = Errno::from_io_error(&source);
+                last = Error::Bind { address, source };
+                // A family or an interface that this system does not have is no reason to do
+                // without the others.
+                if !matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)) {
+                    return Err(last);
+                }
+            }
+        }
+    }
+    if sockets.is_empty() { Err(last) } else { Ok(sockets) }
+}
+
+fn bind(address: SocketAddr, reuse_address: bool, reuse_port: bool) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_reuse_address(reuse_address)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        // Each family has a socket of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A listening server; a clone is the same server. While it serves, the loop keeps it.
+///
+/// Source: *asyncio.Server*.
+#[derive(Clone)]
+pub struct Server(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    factory: Box<dyn Fn() -> Arc<dyn AnyProtocol> + Send + Sync>,
+    backlog: i32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The owners of the descriptors, which the engine has on loan; `None` once closed.
+    sockets: Option<Arc<[Socket]>>,
+    listeners: Vec<Token>,
+    serving: bool,
+    /// Connections that are not lost yet.
+    connections: usize,
+    /// Those who wait for the server to be closed and the last connection to be lost.
+    waiters: Vec<Promise<()>>,
+    serving_forever: Option<Promise<()>>,
+}
+
+impl Server {
+    /// Accepts connections from now on; does nothing on a server that does.
+    ///
+    /// Source: *Server.start_serving*.
+    ///
+    /// # Errors
+    /// [`Misuse::ServerClosed`], and what listen(2) says (EADDRINUSE).
+    pub async fn start_serving(&self) -> Result<()> {
+        self.listen()?;
+        // asyncio skips a turn here, too.
+        next_turn().await;
+        Ok(())
+    }
+
+    fn listen(&self) -> Result<()> {
+        let (sockets, backlog) = {
+            let mut state = self.0.state.lock();
+            if state.serving {
+                return Ok(());
+            }
+            let Some(sockets) = state.sockets.clone() else {
+                return Err(Misuse::ServerClosed.into());
+            };
+            state.serving = true;
+            (sockets, self.0.backlog)
+        };
+        for socket in sockets.iter() {
+            let descriptor = Descriptor::Lent(socket.as_raw_fd());
+            let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+            let acceptor = Acceptor { server: self.clone(), local };
+            let listening = socket.listen(backlog).and_then(|()| {
+                let batch = backlog.unsigned_abs() as usize;
+                self.0.core.engine.listen(descriptor, acceptor, batch)
+            });
+            match listening {
+                Ok(token) => self.0.state.lock().listeners.push(token),
+                Err(error) => {
+                    self.stop_listening();
+                    return Err(error.into());
+                }
+            }
+        }
+        self.0.core.nudge();
+        if self.0.core.is_closed() {
+            self.close();
+            return Err(Misuse::LoopClosed.into());
+        }
+        Ok(())
+    }
+
+    fn stop_listening(&self) {
+        let listeners = {
+            let mut state = self.0.state.lock();
+            state.serving = false;
+            std::mem::take(&mut state.listeners)
+        };
+        listeners.into_iter().for_each(|token| self.0.core.engine.unlisten(token));
+    }
+
+    /// Accepts connections until the server is closed, then waits for those that are open
+    /// ([`wait_closed`](Self::wait_closed)). Dropping the future closes the server.
+    ///
+    /// Source: *Server.serve_forever*.
+    ///
+    /// # Errors
+    /// [`Misuse::ServerAwaited`] where another caller does already, and those of
+    /// [`start_serving`](Self::start_serving).
+    pub async fn serve_forever(&self) -> Result<()> {
+        let (promise, closed) = promise();
+        {
+            let mut state = self.0.state.lock();
+            if state.serving_forever.is_some() {
+                return Err(Misuse::ServerAwaited.into());
+            }
+            if state.sockets.is_none() {
+                return Err(Misuse::ServerClosed.into());
+            }
+            state.serving_forever = Some(promise);
+        }
+        if let Err(error) = self.listen() {
+            self.0.state.lock().serving_forever = None;
+            return Err(error);
+        }
+        let closing = CloseOnDrop(self);
+        let _ = closed.await;
+        drop(closing);
+        self.wait_closed().await;
+        Ok(())
+    }
+
+    /// Stops listening, and closes the listening sockets. Connections stay open. From any
+    /// thread.
+    ///
+    /// Source: *Server.close*.
+    pub fn close(&self) {
+        self.stop_listening();
+        let (sockets, forever) = {
+            let mut state = self.0.state.lock();
+            (state.sockets.take(), state.serving_forever.take())
+        };
+        drop(sockets);
+        if let Some(forever) = forever {
+            forever.set_result(());
+        }
+        self.wake_if_done();
+    }
+
+    /// Waits until the server is closed and its last connection lost, in whichever order.
+    ///
+    /// Source: *Server.wait_closed*, as it is since Python 3.12.
+    pub async fn wait_closed(&self) {
+        let waiter = {
+            let mut state = self.0.state.lock();
+            if state.is_done() {
+                return;
+            }
+            let (promise, waiter) = promise();
+            state.waiters.push(promise);
+            waiter
+        };
+        let _ = waiter.await;
+    }
+
+    /// Whether it accepts connections.
+    ///
+    /// Source: *Server.is_serving*.
+    pub fn is_serving(&self) -> bool {
+        self.0.state.lock().serving
+    }
+
+    /// The listening sockets; none once the server is closed. Whoever holds the result keeps
+    /// them open.
+    ///
+    /// Source: *Server.sockets*.
+    pub fn sockets(&self) -> Arc<[Socket]> {
+        self.0.state.lock().sockets.clone().unwrap_or_default()
+    }
+
+    /// The addresses of the listening sockets, where one finds the port that 0 stood for.
+    ///
+    /// ```
+    /// # fn main() -> oxloop::Result<()> {
+    /// # struct Echo;
+    /// # impl oxloop::Protocol for Echo {
+    /// #     fn data_received(&mut self, _: &oxloop::Transport, _: &[u8]) {}
+    /// # }
+    /// let event_loop = oxloop::EventLoop::new()?;
+    /// let listening = event_loop.create_server(|| Echo, ("127.0.0.1", 0));
+    /// let server = event_loop.run_until_complete(listening)??;
+    /// assert_ne!(server.local_addrs()[0].port(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sockets().iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
+    }
+
+    fn wake_if_done(&self) {
+        let waiters = {
+            let mut state = self.0.state.lock();
+            if !state.is_done() {
+                return;
+            }
+            std::mem::take(&mut state.waiters)
+        };
+        waiters.into_iter().for_each(|waiter| _ = waiter.set_result(()));
+    }
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.sockets.is_none() && self.connections == 0
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Server serving={} sockets={:?}>", self.is_serving(), self.local_addrs())
+    }
+}
+
+/// `serve_forever` was given up.
+struct CloseOnDrop<'a>(&'a Server);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// An open connection of a server, counted as long as this lives.
+pub(crate) struct Attachment(Server);
+
+impl Attachment {
+    /// `None` on a server that was closed.
+    fn new(server: &Server) -> Option<Attachment> {
+        let mut state = server.0.state.lock();
+        state.sockets.as_ref()?;
+        state.connections += 1;
+        Some(Attachment(server.clone()))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.0.0.state.lock().connections -= 1;
+        self.0.wake_if_done();
+    }
+}
+
+/// One listening socket, as the engine refers to it.
+#[derive(Clone)]
+pub(crate) struct Acceptor {
+    server: Server,
+    local: Option<SocketAddr>,
+}
+
+impl Acceptor {
+    /// The loop is gone: closes the sockets.
+    pub(crate) fn abandon(&self) {
+        self.server.close();
+    }
+
+    fn report(&self, message: &str, error: impl Into<Error>) {
+        let context = ExceptionContext::new(message).error(error).socket(self.local);
+        self.server.0.core.report(context);
+    }
+}
+
+impl ListenerHandler<RustFace> for Acceptor {
+    fn connected(&self, cx: Cx<'_>, accepted: Accepted) -> Result<(), Infallible> {
+        // Closed since it was accepted: the connection is dropped.
+        let Some(attachment) = Attachment::new(&self.server) else { return Ok(()) };
+        match catch(&self.server.0.factory) {
+            Ok(protocol) => {
+                let peer = accepted.peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let socket = accepted.descriptor.into();
+                Connection::open(cx, socket, peer, protocol, Some(attachment), drop);
+            }
+            Err(panic) => {
+                self.report("Error on transport creation for incoming connection", panic);
+            }
+        }
+        Ok(())
+    }
+
+    fn out_of_resources(&self, _: Cx<'_>, error: io::Error) -> Result<(), Infallible> {
+        self.report("socket.accept() out of system resource", error);
+        Ok(())
+    }
+
+    fn accept_failed(&self, _: Cx<'_>, error: io::Error) -> Result<(), Infallible> {
+        self.report("socket.accept() failed", error);
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! One connection: what a [`Transport`] is a handle of, and how the engine's events reach the
+//! protocol.
+
+use super::{Payload, Transport};
+use crate::engine::{Descriptor, Failure, Received, StreamHandler, Token, Written};
+use crate::error::{Error, Misuse};
+use crate::event_loop::core::{Core, Panicked};
+use crate::event_loop::face::{Callback, Cx, RustFace};
+use crate::event_loop::{ExceptionContext, Handle};
+use crate::protocol::cell::{AnyProtocol, Flow};
+use crate::server::Attachment;
+use parking_lot::Mutex;
+use socket2::Socket;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// A connection. The loop refers to it until it is lost, transports as long as they live.
+pub(crate) struct Connection {
+    pub(super) core: Arc<Core>,
+    pub(super) token: Token,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+    held: Mutex<Held>,
+}
+
+/// What is let go when the connection is lost.
+#[derive(Default)]
+struct Held {
+    protocol: Option<Arc<dyn AnyProtocol>>,
+    /// The owner of the descriptor; the engine has it on loan.
+    socket: Option<Arc<Socket>>,
+    _server: Option<Attachment>,
+    /// Why it is lost.
+    error: Option<Error>,
+}
+
+/// A connection as the engine refers to it.
+#[derive(Clone)]
+pub(crate) struct StreamCell(pub(crate) Transport);
+
+impl Connection {
+    /// Makes a transport of a connected socket, and queues `connection_made`, the start of
+    /// reading, and `then`, in that order. For the loop's thread.
+    pub(crate) fn open(
+        cx: Cx<'_>,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        protocol: Arc<dyn AnyProtocol>,
+        server: Option<Attachment>,
+        then: impl FnOnce(Transport) + Send + 'static,
+    ) {
+        let engine = &cx.core.engine;
+        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+        if local.is_some() {
+            // asyncio sets it on every TCP connection; elsewhere it means nothing.
+            let _ = socket.set_tcp_nodelay(true);
+        }
+        let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
+        let held = Held {
+            protocol: Some(protocol),
+            socket: Some(Arc::new(socket)),
+            _server: server,
+            error: None,
+        };
+        let core = cx.core.clone();
+        let transport =
+            Transport(Arc::new(Connection { core, token, peer, local, held: Mutex::new(held) }));
+        engine.set_handler(token, StreamCell(transport.clone()));
+        if cx.core.is_closed() {
+            return transport.abandon();
+        }
+        let made = transport.clone();
+        engine.call_soon(Callback::Call(Handle::once(move || made.connection_made())));
+        engine.start_reading_soon(token);
+        engine.call_soon(Callback::Call(Handle::once(move || then(transport))));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Before the socket's owner closes it.
+        self.core.engine.remove_stream(self.token);
+    }
+}
+
+impl Transport {
+    pub(super) fn current_protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
+        self.0.held.lock().protocol.clone()
+    }
+
+    /// The one before lives on until its running callback has returned.
+    pub(super) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
+        let mut held = self.0.held.lock();
+        // A lost connection has no protocol and needs none.
+        let old = if held.protocol.is_some() { held.protocol.replace(protocol) } else { None };
+        drop(held);
+        drop(old);
+    }
+
+    pub(super) fn socket(&self) -> Option<Arc<Socket>> {
+        self.0.held.lock().socket.clone()
+    }
+
+    pub(super) fn write_here(&self, data: &Payload<'_>) {
+        let core = &self.0.core;
+        let Ok(written) = core.engine.write(core.cx(), self.0.token, data);
+        self.written(written, Misuse::WriteAfterEof);
+    }
+
+    pub(super) fn writelines_here(&self, lines: &[Payload<'_>]) {
+        let core = &self.0.core;
+        let Ok(written) = core.engine.write_all(core.cx(), self.0.token, lines);
+        self.written(written, Misuse::WritelinesAfterEof);
+    }
+
+    fn written(&self, written: Written, misuse: Misuse) {
+        self.0.core.nudge();
+        if written == Written::AfterEof {
+            self.report(misuse.to_string(), misuse);
+        }
+    }
+
+    fn connection_made(&self) {
+        let Some(protocol) = self.current_protocol() else { return };
+        if let Err(panic) = protocol.connection_made(self) {
+            let name = protocol.type_name();
+            self.report(format!("Exception in callback {name}::connection_made"), panic);
+        }
+    }
+
+    /// Tells the exception handler of an error on this connection.
+    pub(crate) fn report(&self, message: impl Into<String>, error: impl Into<Error>) {
+        let protocol = self.current_protocol().map(|protocol| protocol.type_name());
+        let context = ExceptionContext::new(message).error(error);
+        self.0.core.report(context.protocol(protocol).transport(self));
+    }
+
+    /// A callback panicked: the connection cannot go on.
+    fn fatal(&self, cx: Cx<'_>, message: &str, Panicked(text): Panicked) {
+        self.report(message, Error::Panic(text.clone()));
+        self.force_close(cx, Some(Error::Panic(text)));
+    }
+
+    /// Drops what is queued; `connection_lost` follows in a later turn.
+    pub(super) fn force_close(&self, cx: Cx<'_>, error: Option<Error>) {
+        let engine = &cx.core.engine;
+        // What was written before is on its way, as on asyncio.
+        let Ok(()) = engine.flush(cx);
+        if engine.force_close(self.0.token) {
+            self.0.held.lock().error = error;
+            self.lose_soon(cx);
+        }
+    }
+
+    fn lose_soon(&self, cx: Cx<'_>) {
+        let transport = self.clone();
+        cx.core.call_soon(Handle::once(move || transport.lose()));
+    }
+
+    /// Invariant 1: whoever is first to get here calls `connection_lost`.
+    fn lose(&self) {
+        if !self.0.core.engine.lose(self.0.token) {
+            return;
+        }
+        let error = self.0.held.lock().error.take();
+        if let Some(protocol) = self.current_protocol() {
+            if let Err(panic) = protocol.connection_lost(error) {
+                let name = protocol.type_name();
+                self.report(format!("Exception in callback {name}::connection_lost"), panic);
+            }
+        }
+        self.release();
+    }
+
+    /// Closes the descriptor and lets go of the protocol and the server.
+    fn release(&self) {
+        self.0.core.engine.release(self.0.token);
+        let held = std::mem::take(&mut *self.0.held.lock());
+        drop(held);
+    }
+
+    /// The loop is gone: closes the descriptor, and nobody is told.
+    pub(crate) fn abandon(&self) {
+        self.release();
+    }
+}
+
+impl StreamHandler<RustFace> for StreamCell {
+    fn received(&self, cx: Cx<'_>, data: &[u8]) -> Result<(), Infallible> {
+        let Some(protocol) = self.0.current_protocol() else { return Ok(()) };
+        if let Err(panic) = protocol.data_received(&self.0, data) {
+            self.0.fatal(cx, "Fatal error: protocol.data_received() call failed.", panic);
+        }
+        Ok(())
+    }
+
+    /// Large reads share one buffer of the loop's: protocols look at the data in place.
+    fn receive_into(
+        &self,
+        cx: Cx<'_>,
+        hint: usize,
+        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> Result<Received, Infallible> {
+        let mut buffer = std::mem::take(&mut *cx.core.read_buffer.lock());
+        if buffer.len() < hint {
+            buffer.resize(hint, 0);
+        }
+        let received = match recv(&mut buffer[..hint]) {
+            Ok(0) => Received::Eof,
+            Ok(count) => {
+                let Ok(()) = self.received(cx, &buffer[..count]);
+                Received::Data(count)
+            }
+            Err(error) => Received::Failed(error),
+        };
+        *cx.core.read_buffer.lock() = buffer;
+        Ok(received)
+    }
+
+    fn eof_received(&self, cx: Cx<'_>) -> Result<Option<bool>, Infallible> {
+        let Some(protocol) = self.0.current_protocol() else { return Ok(None) };
+        match protocol.eof_received(&self.0) {
+            Ok(keep_open) => Ok(Some(keep_open)),
+            Err(panic) => {
+                self.0.fatal(cx, "Fatal error: protocol.eof_received() call failed.", panic);
+                Ok(None)
+            }
+        }
+    }
+
+    fn pause_writing(&self, _: Cx<'_>) -> Result<(), Infallible> {
+        self.0.current_protocol().inspect(|protocol| protocol.flow(&self.0, Flow::Pause));
+        Ok(())
+    }
+
+    fn resume_writing(&self, _: Cx<'_>) -> Result<(), Infallible> {
+        self.0.current_protocol().inspect(|protocol| protocol.flow(&self.0, Flow::Resume));
+        Ok(())
+    }
+
+    fn writing_deferred(&self, _: Cx<'_>) {}
+
+    /// The peer's and the system's errors are the protocol's to hear of; they are no news for
+    /// the exception handler.
+    fn failed(&self, cx: Cx<'_>, failure: Failure, error: io::Error) -> Result<(), Infallible> {
+        log::debug!(target: "oxloop", "{:?}: Fatal {failure:?} error: {error}", self.0);
+        self.0.force_close(cx, Some(error.into()));
+        Ok(())
+    }
+
+    fn schedule_connection_lost(&self, cx: Cx<'_>) {
+        self.0.lose_soon(cx);
+    }
+
+    fn connection_lost(&self, _: Cx<'_>) -> Result<(), Infallible> {
+        self.0.lose();
+        Ok(())
+    }
+}

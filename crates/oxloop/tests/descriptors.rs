@@ -1,0 +1,202 @@
+//! Invariant 3: one owner for each descriptor, closed exactly once, whatever is given up.
+//!
+//! One test, as descriptors are counted for the whole process.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+
+mod util;
+
+use oxloop::{EventLoop, ServerOptions, Transport};
+use socket2::{Domain, Socket, Type};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use util::*;
+
+type Scenario = fn(&EventLoop);
+
+#[test]
+fn no_descriptor_is_left() {
+    let scenarios: &[(&str, Scenario)] = &[
+        ("connections", connections),
+        ("connections that are lost", lost_connections),
+        ("a connection given up at any point", abandoned_connections),
+        ("a connect that waits", waiting_connect),
+        ("connects that fail", failing_connects),
+        ("servers", servers),
+        ("a server with connections", busy_server),
+        ("signals", signals),
+        ("what the loop's end finds", left_open),
+    ];
+    for &(name, scenario) in scenarios {
+        let before = descriptors();
+        let event_loop = new_loop();
+        scenario(&event_loop);
+        if name != "what the loop's end finds" {
+            // The loop's own: selector and waker.
+            assert_eq!(descriptors(), before + 2, "{name}");
+        }
+        drop(event_loop);
+        assert_eq!(descriptors(), before, "{name}, after the loop's end");
+    }
+}
+
+fn connections(event_loop: &EventLoop) {
+    run(event_loop, async {
+        let mut kept = Vec::new();
+        for close in [Transport::close, Transport::abort] {
+            let pair = Pair::open(event_loop).await;
+            close(&pair.transport);
+            pair.saw(event_loop, "lost").await;
+            kept.push(pair.transport); // keeps no descriptor
+        }
+    });
+}
+
+fn lost_connections(event_loop: &EventLoop) {
+    run(event_loop, async {
+        let Pair { log, transport, peer, .. } = Pair::open(event_loop).await;
+        drop(peer);
+        until(event_loop, || log.has("lost")).await;
+        transport.close();
+        let pair = Pair::with(event_loop, |recorder| recorder.on_data(|_, _| panic!())).await;
+        event_loop.set_exception_handler(|_, _| ());
+        std::io::Write::write_all(&mut &pair.peer, b"x").unwrap();
+        pair.saw(event_loop, "lost").await;
+    });
+}
+
+/// The future is dropped after each number of polls it can have.
+fn abandoned_connections(event_loop: &EventLoop) {
+    for polls in 0.. {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let log = Log::default();
+        let done = run(event_loop, async {
+            let mut future = pin!(event_loop.create_connection(|| Recorder::new(&log), ours));
+            for _ in 0..polls {
+                let poll = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+                if let Poll::Ready(result) = poll {
+                    result.unwrap().0.close();
+                    return true;
+                }
+                turns(event_loop, 1).await;
+            }
+            false
+        });
+        run(event_loop, turns(event_loop, 3));
+        assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0, "closed after {polls} polls");
+        let expected: &[&str] = if polls == 0 { &[] } else { &["made", "lost"] };
+        assert_eq!(log.lines(), expected, "after {polls} polls");
+        if done {
+            return assert!(polls > 1);
+        }
+    }
+}
+
+/// An address whose system answers no more connections, and who keeps it so.
+fn silent() -> (SocketAddr, Vec<Socket>) {
+    let kind = Type::STREAM.nonblocking();
+    let listener = Socket::new(Domain::IPV4, kind, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sockets = vec![listener];
+    for _ in 0..4 {
+        let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
+        let _ = socket.connect(&address);
+        sockets.push(socket);
+    }
+    (address.as_socket().unwrap(), sockets)
+}
+
+fn waiting_connect(event_loop: &EventLoop) {
+    let (silent, sockets) = silent();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let before = descriptors();
+    let mut waiting = Box::pin(event_loop.create_connection(|| Echo, silent));
+    let mut cx = Context::from_waker(Waker::noop());
+    run(event_loop, async {
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        turns(event_loop, 3).await;
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(descriptors(), before + 1);
+        drop(waiting);
+        assert_eq!(descriptors(), before);
+        // The next socket has the same number; a watcher that was left would have its event.
+        let place = listener.local_addr().unwrap();
+        let (transport, _) = event_loop.create_connection(|| Echo, place).await.unwrap();
+        transport.abort();
+        turns(event_loop, 3).await;
+    });
+    drop(sockets);
+}
+
+fn failing_connects(event_loop: &EventLoop) {
+    let nobody = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    run(event_loop, async {
+        event_loop.create_connection(|| Echo, vec![nobody; 3]).await.unwrap_err();
+        let datagrams = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let socket = std::os::fd::OwnedFd::from(datagrams);
+        event_loop.create_connection(|| Echo, socket).await.unwrap_err();
+    });
+}
+
+fn servers(event_loop: &EventLoop) {
+    let place = ("127.0.0.1", 0);
+    run(event_loop, async {
+        let server = event_loop.create_server(|| Echo, place).await.unwrap();
+        let taken = server.local_addrs()[0];
+        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        event_loop.create_server(|| Echo, vec![free, taken]).await.unwrap_err();
+        server.close();
+        let idle = ServerOptions::new(place).start_serving(false);
+        drop(event_loop.create_server(|| Echo, idle).await.unwrap());
+        let forever = event_loop.create_server(|| Echo, place).await.unwrap();
+        let task = event_loop.create_task(async move { forever.serve_forever().await });
+        turns(event_loop, 3).await;
+        task.cancel();
+        turns(event_loop, 3).await;
+    });
+}
+
+fn busy_server(event_loop: &EventLoop) {
+    run(event_loop, async {
+        let server = event_loop.create_server(|| Echo, ("127.0.0.1", 0)).await.unwrap();
+        let place = server.local_addrs()[0];
+        let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(place).unwrap()).collect();
+        // Some are accepted and not yet connections.
+        turns(event_loop, 2).await;
+        server.close();
+        drop(clients);
+        server.wait_closed().await;
+        turns(event_loop, 5).await;
+    });
+}
+
+fn signals(event_loop: &EventLoop) {
+    for _ in 0..3 {
+        event_loop.add_signal_handler(signal_hook::consts::SIGUSR1, || ()).unwrap();
+    }
+    run(event_loop, turns(event_loop, 2));
+    event_loop.remove_signal_handler(signal_hook::consts::SIGUSR1);
+}
+
+fn left_open(event_loop: &EventLoop) {
+    let server = run(event_loop, event_loop.create_server(|| Echo, ("127.0.0.1", 0))).unwrap();
+    let client = TcpStream::connect(server.local_addrs()[0]).unwrap();
+    let pair = run(event_loop, async {
+        turns(event_loop, 5).await;
+        event_loop.add_signal_handler(signal_hook::consts::SIGUSR1, || ()).unwrap();
+        Pair::open(event_loop).await
+    });
+    let (silent, sockets) = silent();
+    let connecting = event_loop.clone();
+    drop(event_loop.create_task(async move {
+        drop(connecting.create_connection(|| Echo, silent).await);
+    }));
+    run(event_loop, turns(event_loop, 3));
+    event_loop.close().unwrap();
+    drop((client, sockets, pair, server));
+}

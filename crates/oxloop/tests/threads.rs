@@ -1,0 +1,312 @@
+//! Handles and transports in other threads than the loop's.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+
+mod util;
+
+use oxloop::{EventLoop, Handle, ProtocolHandle, Server, Task, TimerHandle, Transport};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+use util::*;
+
+#[test]
+fn handles_go_anywhere() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<EventLoop>();
+    check::<Transport>();
+    check::<ProtocolHandle<Recorder>>();
+    check::<Server>();
+    check::<Handle>();
+    check::<TimerHandle>();
+    fn send<T: Send>(_: T) {}
+    let event_loop = new_loop();
+    send(event_loop.create_connection(Recorder::default, ("", 0)));
+    send(event_loop.create_server(Recorder::default, ("", 0)));
+    send(event_loop.sleep(Duration::ZERO));
+    send(event_loop.run_in_executor(|| 1));
+    fn task<T: Send>(task: Task<T>) {
+        send(task);
+    }
+    task(event_loop.create_task(async {}));
+}
+
+/// A loop in a thread of its own, until this is dropped.
+struct Running(EventLoop, Option<thread::JoinHandle<()>>);
+
+impl Running {
+    fn new() -> Running {
+        let event_loop = new_loop();
+        let own = event_loop.clone();
+        let (ready, started) = mpsc::channel();
+        event_loop.call_soon(move || ready.send(()).unwrap());
+        let thread = thread::spawn(move || own.run_forever().unwrap());
+        started.recv_timeout(HANG).unwrap();
+        Running(event_loop, Some(thread))
+    }
+
+    /// Runs a future on the loop's thread, from this one.
+    fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        drop(self.0.create_task(async move { done.send(future.await).unwrap() }));
+        result.recv_timeout(HANG).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.1.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn callbacks_of_a_thread_come_in_order() {
+    let running = Running::new();
+    let (told, seen) = mpsc::channel();
+    for number in 0..1000 {
+        let told = told.clone();
+        running.0.call_soon(move || told.send((thread::current().id(), number)).unwrap());
+    }
+    let all: Vec<_> = (0..1000).map(|_| seen.recv_timeout(HANG).unwrap()).collect();
+    assert!(all.iter().map(|(_, number)| *number).eq(0..1000));
+    assert!(all.iter().all(|(thread, _)| *thread != thread::current().id()));
+}
+
+#[test]
+fn timers_of_a_thread_wake_the_loop() {
+    let running = Running::new();
+    let (told, seen) = mpsc::channel();
+    // It waits for ever, or for this.
+    running.0.call_later(Duration::from_secs(999), || panic!("never"));
+    for _ in 0..20 {
+        let told = told.clone();
+        running.0.call_later(Duration::from_millis(1), move || told.send(()).unwrap());
+        seen.recv_timeout(HANG).unwrap();
+    }
+}
+
+#[test]
+fn writes_of_threads_keep_their_order() {
+    let running = Running::new();
+    let event_loop = running.0.clone();
+    let mut pair = running.block_on(async move { Pair::open(&event_loop).await });
+    let writers: Vec<_> = (0..4u8)
+        .map(|writer| {
+            let transport = pair.transport.clone();
+            thread::spawn(move || {
+                for number in 0..500u16 {
+                    let [high, low] = number.to_be_bytes();
+                    transport.write(&[writer, high, low]);
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    pair.transport.writelines([&b"bye"[..], &b"bye"[..]]);
+    pair.transport.close();
+    let mut all = Vec::new();
+    pair.peer.read_to_end(&mut all).unwrap();
+    assert_eq!(all.split_off(4 * 500 * 3), b"byebye");
+    let mut next = [0u16; 4];
+    for piece in all.chunks(3) {
+        let number = &mut next[usize::from(piece[0])];
+        assert_eq!(u16::from_be_bytes([piece[1], piece[2]]), *number);
+        *number += 1;
+    }
+    assert_eq!(next, [500; 4]);
+}
+
+/// All of a transport's methods from another thread, and the callbacks where they belong.
+#[test]
+fn a_transport_is_used_from_anywhere() {
+    let running = Running::new();
+    let event_loop = running.0.clone();
+    let (told, seen) = mpsc::channel();
+    let mut pair = running.block_on(async move {
+        let received = move |_: &Transport, data| {
+            told.send((thread::current().id(), data)).unwrap();
+        };
+        Pair::with(&event_loop, |recorder| recorder.on_data(received)).await
+    });
+    let transport = &pair.transport;
+    transport.pause_reading();
+    std::io::Write::write_all(&mut pair.peer, b"abc").unwrap();
+    transport.resume_reading();
+    let (thread, data) = seen.recv_timeout(HANG).unwrap();
+    assert_eq!(data, b"abc");
+    assert_ne!(thread, thread::current().id());
+    transport.set_write_buffer_limits(Some(10), None).unwrap();
+    transport.write(vec![0; 8 << 20]);
+    let mut left = 8 << 20;
+    while left > 0 {
+        left -= pair.peer.read(&mut vec![0; 1 << 20]).unwrap();
+    }
+    transport.write_eof();
+    assert_eq!(pair.peer.read(&mut [0; 1]).unwrap(), 0);
+    let echo = transport.set_protocol(Echo);
+    transport.abort();
+    while !transport.is_closing() || transport.protocol::<Echo>().is_some() {
+        thread::yield_now();
+    }
+    drop(echo);
+    assert_eq!(pair.log.lines(), ["made", "data", "pause", "resume"]);
+    assert!(!transport.is_reading());
+    assert_eq!(transport.get_write_buffer_size(), 0);
+}
+
+/// A look at the protocol waits for the callback that runs.
+#[test]
+fn a_look_at_the_protocol_waits_for_its_callback() {
+    let running = Running::new();
+    let event_loop = running.0.clone();
+    let (begun, started) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let mut pair = running.block_on(async move {
+        let received = move |_: &Transport, _| {
+            begun.send(()).unwrap();
+            wait.recv_timeout(HANG).unwrap();
+        };
+        Pair::with(&event_loop, |recorder| recorder.on_data(received)).await
+    });
+    std::io::Write::write_all(&mut pair.peer, b"abc").unwrap();
+    started.recv_timeout(HANG).unwrap();
+    let looking = pair.protocol.clone();
+    let looker = thread::spawn(move || looking.with(|recorder| recorder.data.clone()).unwrap());
+    go.send(()).unwrap();
+    assert_eq!(looker.join().unwrap(), b"abc");
+}
+
+#[test]
+fn stop_from_anywhere() {
+    for _ in 0..200 {
+        let event_loop = new_loop();
+        let stopper = event_loop.clone();
+        let thread = thread::spawn(move || {
+            while !stopper.is_running() {
+                std::hint::spin_loop();
+            }
+            stopper.stop();
+        });
+        event_loop.run_forever().unwrap();
+        thread.join().unwrap();
+    }
+}
+
+/// Things are asked for while the loop is being started: none is overlooked.
+#[test]
+fn nothing_is_lost_at_the_start() {
+    for round in 0..200 {
+        let event_loop = new_loop();
+        let other = event_loop.clone();
+        let thread = thread::spawn(move || {
+            let stopper = other.clone();
+            let stop = move || stopper.stop();
+            match round % 3 {
+                0 => drop(other.call_soon(stop)),
+                1 => drop(other.call_later(Duration::ZERO, stop)),
+                _ => other.stop(),
+            }
+        });
+        event_loop.run_forever().unwrap();
+        thread.join().unwrap();
+    }
+}
+
+/// While nobody runs the loop, whoever calls acts as its thread.
+#[test]
+fn a_loop_that_does_not_run_is_anybodys() {
+    let event_loop = new_loop();
+    let mut pair = run(&event_loop, Pair::open(&event_loop));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pair.transport.write("from another thread");
+            pair.transport.close();
+            assert!(pair.transport.is_closing());
+        });
+    });
+    let mut text = [0; 19];
+    pair.peer.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"from another thread", "sent at once");
+    assert!(!pair.log.has("lost"));
+    run(&event_loop, turns(&event_loop, 2));
+    assert!(pair.log.has("lost"));
+}
+
+/// What was asked of a running loop still comes first when the loop has stopped.
+#[test]
+fn a_loop_that_has_stopped_keeps_the_order() {
+    let event_loop = new_loop();
+    let mut pair = run(&event_loop, Pair::open(&event_loop));
+    let (go, wait) = mpsc::channel();
+    let (done, finished) = mpsc::channel();
+    let transport = pair.transport.clone();
+    let thread = thread::spawn(move || {
+        wait.recv_timeout(HANG).unwrap();
+        transport.write("first ");
+        done.send(()).unwrap();
+    });
+    let stopper = event_loop.clone();
+    event_loop.call_soon(move || {
+        go.send(()).unwrap();
+        finished.recv_timeout(HANG).unwrap();
+        stopper.stop();
+    });
+    event_loop.run_forever().unwrap();
+    thread.join().unwrap();
+    pair.transport.write("second");
+    pair.transport.close();
+    run(&event_loop, turns(&event_loop, 3));
+    let mut text = String::new();
+    pair.peer.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "first second");
+}
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Unpark>) {
+        self.0.unpark();
+    }
+}
+
+/// The loop's futures can be awaited under another executor, in another thread.
+#[test]
+fn futures_are_polled_by_anybody() {
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut future = std::pin::pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => thread::park_timeout(HANG),
+            }
+        }
+    }
+
+    let running = Running::new();
+    let event_loop = &running.0;
+    block_on(async {
+        event_loop.sleep(Duration::from_millis(1)).await;
+        let server = event_loop.create_server(|| Echo, ("127.0.0.1", 0)).await.unwrap();
+        let (echo, echoed) = event_loop.create_future();
+        let factory = move || {
+            Recorder::default()
+                .on_made(|transport| transport.write("abc"))
+                .on_data(move |transport, data| {
+                    echo.set_result((thread::current().id(), data));
+                    transport.close();
+                })
+        };
+        event_loop.create_connection(factory, ("localhost", server.local_addrs()[0].port())).await.unwrap();
+        let (thread, data) = echoed.await.unwrap();
+        assert_eq!(data, b"abc");
+        assert_ne!(thread, thread::current().id());
+        server.close();
+        server.wait_closed().await;
+        assert_eq!(event_loop.create_task(async { 5 }).await.unwrap(), 5);
+    });
+}
