@@ -1,1 +1,3 @@
-fn main() { pyo3_build_config::use_pyo3_cfgs(); }
+fn main() {
+    pyo3_build_config::use_pyo3_cfgs();
+}

@@ -1,9 +1,9 @@
 //! Handles: how a scheduled call runs, is reported and is cancelled.
 
 use crate::event_loop::BaseLoop;
+use crate::ffi::calls;
 use crate::ffi::context;
 use crate::ffi::handle::{Call, Cancelled, RawHandle, drop_call, event_loop, mark_cancelled};
-use crate::ffi::calls;
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -58,9 +58,8 @@ impl PyHandle {
         result?;
         let limit: f64 = event_loop.getattr("slow_callback_duration")?.extract()?;
         if took >= limit {
-            let text = py
-                .import("asyncio.base_events")?
-                .call_method1("_format_handle", (&handle,))?;
+            let text =
+                py.import("asyncio.base_events")?.call_method1("_format_handle", (&handle,))?;
             let logger = py.import("asyncio.log")?.getattr("logger")?;
             logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
         }

@@ -73,12 +73,7 @@ impl Listener {
         })?
     }
 
-    fn report(
-        &self,
-        cx: &Bound<'_, BaseLoop>,
-        message: &str,
-        error: io::Error,
-    ) -> PyResult<()> {
+    fn report(&self, cx: &Bound<'_, BaseLoop>, message: &str, error: io::Error) -> PyResult<()> {
         let py = cx.py();
         let context = PyDict::new(py);
         context.set_item("message", message)?;

@@ -32,10 +32,7 @@ fn main() -> Result<()> {
         let message = "Hello World!";
 
         let (transport, _protocol) = event_loop
-            .create_connection(
-                || EchoClientProtocol { message, on_con_lost },
-                ("127.0.0.1", port),
-            )
+            .create_connection(|| EchoClientProtocol { message, on_con_lost }, ("127.0.0.1", port))
             .await?;
 
         // Wait until the protocol signals that the connection is lost and close the transport.

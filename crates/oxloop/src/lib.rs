@@ -115,3 +115,8 @@ pub use protocol::{Protocol, ProtocolHandle};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{Payload, Transport, flow_control};
+
+/// The README's example is tested as well.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

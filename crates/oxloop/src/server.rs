@@ -132,7 +132,9 @@ impl EventLoop {
             state: Mutex::new(state),
         }));
         if options.start_serving {
+            let closing = CloseOnDrop(&server);
             server.start_serving().await?;
+            std::mem::forget(closing);
         }
         Ok(server)
     }
@@ -382,7 +384,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// `serve_forever` was given up.
+/// Closes a server whose start, or whose `serve_forever`, is given up.
 struct CloseOnDrop<'a>(&'a Server);
 
 impl Drop for CloseOnDrop<'_> {

@@ -72,6 +72,7 @@ fn lost_connections(event_loop: &EventLoop) {
 fn abandoned_connections(event_loop: &EventLoop) {
     for polls in 0.. {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_read_timeout(Some(HANG)).unwrap();
         let log = Log::default();
         let done = run(event_loop, async {
             let mut future = pin!(event_loop.create_connection(|| Recorder::new(&log), ours));
@@ -153,6 +154,12 @@ fn servers(event_loop: &EventLoop) {
         server.close();
         let idle = ServerOptions::new(place).start_serving(false);
         drop(event_loop.create_server(|| Echo, idle).await.unwrap());
+        {
+            // Given up while it starts.
+            let mut starting = pin!(event_loop.create_server(|| Echo, place));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(starting.as_mut().poll(&mut cx).is_pending());
+        }
         let forever = event_loop.create_server(|| Echo, place).await.unwrap();
         let task = event_loop.create_task(async move { forever.serve_forever().await });
         turns(event_loop, 3).await;

@@ -75,8 +75,7 @@ fn scenario(name: &'static str) -> (Vec<String>, Vec<u8>) {
     });
     run(&event_loop, async {
         let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let (transport, _) =
-            event_loop.create_connection(|| Panics(name), ours).await.unwrap();
+        let (transport, _) = event_loop.create_connection(|| Panics(name), ours).await.unwrap();
         peer.write_all(b"data").unwrap();
         peer.shutdown(std::net::Shutdown::Write).unwrap();
         let reading = event_loop.run_in_executor(move || {

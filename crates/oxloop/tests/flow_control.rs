@@ -272,7 +272,8 @@ fn pauses_and_resumes_take_turns() {
         assert_eq!(read, *total.lock().unwrap());
         pair
     });
-    let flow: Vec<_> = pair.log.lines().into_iter().filter(|l| l == "pause" || l == "resume").collect();
+    let flow: Vec<_> =
+        pair.log.lines().into_iter().filter(|l| l == "pause" || l == "resume").collect();
     assert!(flow.len() > 2, "{flow:?}");
     for (number, line) in flow.iter().enumerate() {
         assert_eq!(line, ["pause", "resume"][number % 2]);

@@ -260,8 +260,7 @@ fn everything_may_be_used_from_everywhere() {
 
 fn use_everything() {
     let event_loop = new_loop();
-    let server =
-        run(&event_loop, event_loop.create_server(|| Echo, ("127.0.0.1", 0))).unwrap();
+    let server = run(&event_loop, event_loop.create_server(|| Echo, ("127.0.0.1", 0))).unwrap();
     let pairs = [(); 2].map(|()| run(&event_loop, Pair::open(&event_loop)));
     let others = pairs.iter().map(|pair| pair.transport.clone()).collect();
     let busy = Busy { event_loop: event_loop.clone(), server: server.clone(), others };
@@ -291,8 +290,7 @@ fn use_everything() {
         let client = std::net::TcpStream::connect(serving.local_addrs()[0]).unwrap();
         for word in ["fine", "panic"] {
             let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
-            let (transport, protocol) =
-                event_loop.create_connection(factory, ours).await.unwrap();
+            let (transport, protocol) = event_loop.create_connection(factory, ours).await.unwrap();
             protocol.with(|nosy| nosy.0.use_all(Some(&transport))).unwrap();
             peer.write_all(word.as_bytes()).unwrap();
             peer.shutdown(Shutdown::Write).unwrap();

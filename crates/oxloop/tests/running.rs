@@ -147,6 +147,8 @@ fn one_thread_after_the_other_may_run_it() {
 fn a_loop_is_not_run_from_inside_of_a_protocol() {
     let event_loop = new_loop();
     let pair = run(&event_loop, Pair::open(&event_loop));
+    let result = pair.protocol.with(|_| new_loop().run_forever()).unwrap();
+    assert_eq!(misuse(result), Misuse::ProtocolBusy);
     let result = pair.protocol.with(|_| event_loop.run_forever()).unwrap();
     assert_eq!(misuse(result), Misuse::ProtocolBusy);
     run(&event_loop, async {});

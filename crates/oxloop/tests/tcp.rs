@@ -17,8 +17,7 @@ async fn connect(
 ) -> (Transport, ProtocolHandle<Recorder>, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let (transport, protocol) =
-        event_loop.create_connection(|| recorder, address).await.unwrap();
+    let (transport, protocol) = event_loop.create_connection(|| recorder, address).await.unwrap();
     let (peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(HANG)).unwrap();
     (transport, protocol, peer)

@@ -294,14 +294,17 @@ fn futures_are_polled_by_anybody() {
         let server = event_loop.create_server(|| Echo, ("127.0.0.1", 0)).await.unwrap();
         let (echo, echoed) = event_loop.create_future();
         let factory = move || {
-            Recorder::default()
-                .on_made(|transport| transport.write("abc"))
-                .on_data(move |transport, data| {
+            Recorder::default().on_made(|transport| transport.write("abc")).on_data(
+                move |transport, data| {
                     echo.set_result((thread::current().id(), data));
                     transport.close();
-                })
+                },
+            )
         };
-        event_loop.create_connection(factory, ("localhost", server.local_addrs()[0].port())).await.unwrap();
+        event_loop
+            .create_connection(factory, ("localhost", server.local_addrs()[0].port()))
+            .await
+            .unwrap();
         let (thread, data) = echoed.await.unwrap();
         assert_eq!(data, b"abc");
         assert_ne!(thread, thread::current().id());

@@ -178,9 +178,8 @@ fn check_callback(
 pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
     static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = slf.py();
-    let class = FUTURE.get_or_try_init(py, || {
-        PyResult::Ok(py.import("asyncio")?.getattr("Future")?.unbind())
-    })?;
+    let class = FUTURE
+        .get_or_try_init(py, || PyResult::Ok(py.import("asyncio")?.getattr("Future")?.unbind()))?;
     let keywords = PyDict::new(py);
     keywords.set_item(pyo3::intern!(py, "loop"), slf)?;
     class.bind(py).call((), Some(&keywords))

@@ -72,7 +72,8 @@ fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
         name: c"oxloop._oxloop.TransportBase".as_ptr(),
         basicsize: size_of::<TransportLayout>() as c_int,
         itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC) as u32,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC)
+            as u32,
         slots: slots.as_mut_ptr(),
     };
     // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The

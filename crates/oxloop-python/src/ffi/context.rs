@@ -25,10 +25,7 @@ pub(crate) fn is_context(object: &Bound<'_, PyAny>) -> bool {
 
 /// Runs `f` inside `context` (`Context.run`). RuntimeError where it is entered already.
 #[inline]
-pub(crate) fn run<R>(
-    context: &Bound<'_, PyAny>,
-    f: impl FnOnce() -> PyResult<R>,
-) -> PyResult<R> {
+pub(crate) fn run<R>(context: &Bound<'_, PyAny>, f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     let py = context.py();
     // SAFETY: attached, a live object; what is no context raises TypeError.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {

@@ -405,10 +405,8 @@ pub(crate) fn mark_cancelled(handle: &Bound<'_, PyAny>) -> PyResult<Cancelled> {
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
-        let old = std::ptr::replace(
-            slot(object, types.layout.cancelled),
-            ffi::Py_NewRef(ffi::Py_True()),
-        );
+        let old =
+            std::ptr::replace(slot(object, types.layout.cancelled), ffi::Py_NewRef(ffi::Py_True()));
         ffi::Py_XDECREF(old);
         if is_timer(types, object) && *slot(object, types.layout.scheduled) == ffi::Py_True() {
             return Ok(Cancelled::Scheduled);
@@ -556,8 +554,9 @@ mod free_list {
     use super::*;
     use std::cell::UnsafeCell;
 
-    /// So many of each type are kept.
-    const ROOM: usize = 1024;
+    /// So many of each type are kept (2 MiB at most): a burst of callbacks then costs neither
+    /// allocations nor the collections that so many of them set off.
+    const ROOM: usize = 16 * 1024;
 
     struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 2]>);
 

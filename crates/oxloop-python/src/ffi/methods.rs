@@ -34,9 +34,7 @@ struct Fast {
 static CALL_SOON: Fast = Fast {
     name: c"call_soon",
     before: 0,
-    schedule: |slf, _, callback, args, context| {
-        scheduling::call_soon(slf, callback, args, context)
-    },
+    schedule: |slf, _, callback, args, context| scheduling::call_soon(slf, callback, args, context),
     full: PyOnceLock::new(),
 };
 
@@ -93,7 +91,10 @@ struct Methods([ffi::PyMethodDef; 4]);
 // SAFETY: the table is constant: function pointers and static strings.
 unsafe impl Sync for Methods {}
 
-const fn method(name: &'static CStr, function: ffi::PyCFunctionFastWithKeywords) -> ffi::PyMethodDef {
+const fn method(
+    name: &'static CStr,
+    function: ffi::PyCFunctionFastWithKeywords,
+) -> ffi::PyMethodDef {
     ffi::PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },

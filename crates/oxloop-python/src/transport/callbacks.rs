@@ -100,12 +100,7 @@ impl StreamHandler<PyFace> for StreamRef {
         drop(old);
     }
 
-    fn failed(
-        &self,
-        cx: &Bound<'_, BaseLoop>,
-        failure: Failure,
-        error: io::Error,
-    ) -> PyResult<()> {
+    fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         let error = os_error(cx.py(), &error);
         let (kind, message) = match failure {
             Failure::Write => return self.fatal_error(cx, error, WRITE_FAILED),
@@ -184,8 +179,9 @@ impl StreamRef {
             };
             let Ok(mut view) = View::writable(&buffer) else {
                 let kind = buffer.get_type().name()?;
-                let message =
-                    format!("recv_into() argument 1 must be read-write bytes-like object, not {kind}");
+                let message = format!(
+                    "recv_into() argument 1 must be read-write bytes-like object, not {kind}"
+                );
                 self.fatal_error(cx, PyTypeError::new_err(message), READ_FAILED)?;
                 return Ok(Received::NoBuffer);
             };
@@ -223,9 +219,8 @@ impl StreamRef {
                 Kind::Read => &parts.read_context,
                 Kind::Write => &parts.write_context,
             };
-            let clone = |object: &Option<Py<PyAny>>| {
-                object.as_ref().map(|object| object.bind(py).clone())
-            };
+            let clone =
+                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
             (clone(&parts.protocol), clone(context))
         };
         let Some(protocol) = protocol else { return Ok(None) };
@@ -264,7 +259,12 @@ impl StreamRef {
 
     /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the
     /// rest goes to the exception handler; the connection is forced closed.
-    pub(super) fn fatal_error(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+    pub(super) fn fatal_error(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<()> {
         let py = cx.py();
         if leaves_loop(py, &error) {
             return Err(error);
@@ -330,8 +330,7 @@ impl StreamTransport {
         let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
         let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
         let args = PyTuple::new(py, [exception])?;
-        let handle =
-            RawHandle::new(event_loop.as_any(), &call, args, context::copy_current(py)?)?;
+        let handle = RawHandle::new(event_loop.as_any(), &call, args, context::copy_current(py)?)?;
         self.engine().call_soon(PyHandle(handle));
         Ok(())
     }

@@ -62,7 +62,8 @@ fn sock_name<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAn
 
 /// getsockname(2) while the descriptor is open.
 fn own_name<'py>(this: &StreamTransport, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let address = this.engine().with_descriptor(this.token, |socket| rustix::net::getsockname(socket));
+    let address =
+        this.engine().with_descriptor(this.token, |socket| rustix::net::getsockname(socket));
     match address {
         Some(Ok(address)) => {
             Address::new(&address).map(|address| address.to_python(py)).transpose()
@@ -131,7 +132,10 @@ pub(super) fn name_others(
     let py = transport.py();
     let extra = PyDict::new(py);
     for (key, method) in [("peername", "getpeername"), ("sockname", "getsockname")] {
-        extra.set_item(key, sock.call_method0(method).unwrap_or_else(|_| py.None().into_bound(py)))?;
+        extra.set_item(
+            key,
+            sock.call_method0(method).unwrap_or_else(|_| py.None().into_bound(py)),
+        )?;
     }
     transport.setattr("_extra", extra)
 }
@@ -161,10 +165,16 @@ pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
 /// The end of a transport that nobody closed: told as asyncio tells it, and closed.
 pub(super) fn abandon(py: Python<'_>, parts: &Parts, unclosed: Option<&str>) -> PyResult<()> {
     let Some(text) = unclosed else { return Ok(()) };
-    let warned = py.import("warnings").and_then(|warnings| {
-        let category = py.get_type::<PyResourceWarning>();
-        warnings.call_method1("warn", (format!("unclosed transport {text}"), category))
-    });
+    let warned = match py.import("warnings") {
+        Ok(warnings) => {
+            let category = py.get_type::<PyResourceWarning>();
+            warnings
+                .call_method1("warn", (format!("unclosed transport {text}"), category))
+                .map(drop)
+        }
+        // The interpreter is on its way out.
+        Err(_) => Ok(()),
+    };
     let closed = match &parts.socket {
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
@@ -173,7 +183,7 @@ pub(super) fn abandon(py: Python<'_>, parts: &Parts, unclosed: Option<&str>) -> 
         Some(server) => server.call_method1(py, intern!(py, "_detach"), (py.None(),)).map(drop),
         None => Ok(()),
     };
-    warned.map(drop).and(closed).and(detached)
+    warned.and(closed).and(detached)
 }
 
 /// Closes the socket behind a TransportSocket.

@@ -1,7 +1,7 @@
 //! `StreamTransport`: asyncio.Transport over a stream socket.
 
-use super::extra_info;
 use super::callbacks::WRITE_FAILED;
+use super::extra_info;
 use crate::address::Address;
 use crate::error::os_error;
 use crate::event_loop::BaseLoop;
@@ -15,7 +15,7 @@ use crate::ffi::references::clone_attached;
 use crate::handle::PyHandle;
 use lock_api::Mutex;
 use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -418,6 +418,7 @@ impl StreamTransport {
         match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
             Written::AfterEof => self.written(py, Written::AfterEof, "write"),
             _ if self.info().closed => self.note_late_write(py),
+            _ if !error.is_instance_of::<PyBufferError>(py) => Err(error),
             _ => {
                 let transport = StreamRef(slf.clone().unbind());
                 transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)

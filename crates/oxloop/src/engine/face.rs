@@ -101,7 +101,12 @@ pub trait StreamHandler<F: Face>: Clone {
     fn writing_deferred(&self, cx: F::Context<'_>);
 
     /// A system call failed: report it and force the connection closed.
-    fn failed(&self, cx: F::Context<'_>, failure: Failure, error: io::Error) -> Result<(), F::Leave>;
+    fn failed(
+        &self,
+        cx: F::Context<'_>,
+        failure: Failure,
+        error: io::Error,
+    ) -> Result<(), F::Leave>;
 
     /// Call [`connection_lost`](Self::connection_lost) in a later turn.
     fn schedule_connection_lost(&self, cx: F::Context<'_>);

@@ -50,7 +50,10 @@ impl<T> Inbox<T> {
     /// Wakes the loop if it sleeps.
     pub(crate) fn wake(&self) {
         if self.state.load(Ordering::SeqCst) == ASLEEP
-            && self.state.compare_exchange(ASLEEP, WOKEN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            && self
+                .state
+                .compare_exchange(ASLEEP, WOKEN, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
         {
             self.waker.wake();
         }

@@ -162,8 +162,7 @@ impl<F: Face> Engine<F> {
 
     /// The loop's clock: seconds, monotonic (`loop.time()`).
     pub fn time(&self) -> f64 {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+        crate::sys::monotonic()
     }
 
     /// Queues a callback behind all that is queued already.
@@ -253,10 +252,7 @@ impl<F: Face> Engine<F> {
 
     /// Shows every reference to the face's objects, for its collector. Shows nothing while the
     /// state is in use, which keeps everything alive.
-    pub fn visit<E>(
-        &self,
-        mut see: impl FnMut(Referent<'_, F>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn visit<E>(&self, mut see: impl FnMut(Referent<'_, F>) -> Result<(), E>) -> Result<(), E> {
         let Some(state) = self.state.try_lock() else { return Ok(()) };
         for ready in &state.ready {
             match ready {

@@ -346,10 +346,22 @@ impl<F: Face> Engine<F> {
 
     /// Sends what the running callback has written so far. Never pauses the protocol: what was
     /// gathered is not over the high-water mark.
+    #[inline]
     pub fn flush(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
         let mut guard = self.state.lock();
+        match guard.gather_to.take() {
+            Some(token) => self.send_gathered(cx, guard, token),
+            None => Ok(()),
+        }
+    }
+
+    fn send_gathered(
+        &self,
+        cx: F::Context<'_>,
+        mut guard: StateGuard<'_, F>,
+        token: Token,
+    ) -> Result<(), F::Leave> {
         let state = &mut *guard;
-        let Some(token) = state.gather_to.take() else { return Ok(()) };
         let gather = &mut state.gather;
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
             gather.clear();
@@ -514,11 +526,7 @@ impl<F: Face> Engine<F> {
 
     /// `write_eof()`: shuts the writing side down once all is sent. Where that is now, the inner
     /// result is shutdown(2)'s: ENOTCONN for a peer that is gone.
-    pub fn write_eof(
-        &self,
-        cx: F::Context<'_>,
-        token: Token,
-    ) -> Result<io::Result<()>, F::Leave> {
+    pub fn write_eof(&self, cx: F::Context<'_>, token: Token) -> Result<io::Result<()>, F::Leave> {
         self.flush(cx)?;
         let shut = self.with_stream(token, |stream| {
             match stream.state.write_eof(stream.buffered_bytes()) {

@@ -51,9 +51,9 @@ impl<F: Face> Engine<F> {
     ) -> io::Result<Option<F::Callback>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let known = state.token_of(descriptor).filter(|&token| {
-            matches!(state.sources.get(token), Some(Source::Watcher(_)))
-        });
+        let known = state
+            .token_of(descriptor)
+            .filter(|&token| matches!(state.sources.get(token), Some(Source::Watcher(_))));
         let token = known.unwrap_or_else(|| {
             let token = state.sources.insert(Source::Watcher(Watcher {
                 descriptor: Descriptor::Lent(descriptor),
@@ -103,8 +103,7 @@ impl<F: Face> Engine<F> {
     fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = watcher.wanted();
-        let watched =
-            self.register(&watcher.descriptor, token, &mut watcher.registered, wanted)?;
+        let watched = self.register(&watcher.descriptor, token, &mut watcher.registered, wanted)?;
         state.watched = state.watched.saturating_add_signed(watched);
         Ok(())
     }

@@ -172,11 +172,11 @@ impl EventLoop {
         if core.is_closed() {
             return Err(Misuse::LoopClosed);
         }
-        if cell::inside_of_protocol() && !core.is_running() {
-            return Err(Misuse::ProtocolBusy);
-        }
         let _entered = core.enter(Misuse::LoopRunning)?;
         let _running = Running::enter(self.owner())?;
+        if cell::inside_of_protocol() {
+            return Err(Misuse::ProtocolBusy);
+        }
         let Ok(()) = core.engine.run(Cx { core, main });
         Ok(())
     }

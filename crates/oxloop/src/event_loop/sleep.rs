@@ -14,11 +14,8 @@ impl EventLoop {
     ///
     /// Source: *asyncio.sleep*.
     pub fn sleep(&self, delay: Duration) -> Sleep {
-        let state = if delay.is_zero() {
-            State::NextTurn(false)
-        } else {
-            State::Idle(self.clone(), delay)
-        };
+        let state =
+            if delay.is_zero() { State::NextTurn(false) } else { State::Idle(self.clone(), delay) };
         Sleep(state)
     }
 }

@@ -158,6 +158,28 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
 
 /// A protocol that a connection uses, seen from outside of its callbacks; a clone is the same
 /// protocol. It outlives the connection, for a look at what became of it.
+///
+/// ```
+/// # fn main() -> oxloop::Result<()> {
+/// use oxloop::{EventLoop, Protocol, Transport};
+///
+/// #[derive(Default)]
+/// struct Counter(usize);
+///
+/// impl Protocol for Counter {
+///     fn data_received(&mut self, _: &Transport, data: &[u8]) {
+///         self.0 += data.len();
+///     }
+/// }
+///
+/// let event_loop = EventLoop::new()?;
+/// let (ours, _theirs) = std::os::unix::net::UnixStream::pair()?;
+/// let connecting = event_loop.create_connection(Counter::default, ours);
+/// let (_transport, counter) = event_loop.run_until_complete(connecting)??;
+/// assert_eq!(counter.with(|counter| counter.0)?, 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct ProtocolHandle<P>(Arc<ProtocolCell<P>>);
 
 impl<P: Protocol + 'static> ProtocolHandle<P> {

@@ -17,9 +17,10 @@ compile_error!("oxloop runs on Linux (x86-64, aarch64) only, for now");
 
 mod unix;
 
+pub(crate) use unix::clock::monotonic;
 pub use unix::descriptor::Descriptor;
-pub use unix::socket::Accepted;
 pub(crate) use unix::forks;
 pub(crate) use unix::selector::{Events, Interest, Selector};
+pub use unix::socket::Accepted;
 pub(crate) use unix::socket::{accept, recv, send, send_vectored, shutdown_write};
 pub(crate) use unix::waker::Waker;

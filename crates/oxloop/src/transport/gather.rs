@@ -183,6 +183,9 @@ mod tests {
         gather.push(&Write(vec![0; 60], true));
         assert!(gather.accepts(40, limits));
         assert!(!gather.accepts(41, limits));
-        assert!(!Gather::<Vec<u8>>::default().accepts(GATHER_LIMIT + 1, Limits::new(Some(1 << 20), None).unwrap_or_default()));
+        assert!(
+            !Gather::<Vec<u8>>::default()
+                .accepts(GATHER_LIMIT + 1, Limits::new(Some(1 << 20), None).unwrap_or_default())
+        );
     }
 }

@@ -123,4 +123,3 @@ fn to_timespec(timeout: Duration, nanoseconds: bool) -> Timespec {
         tv_nsec: i64::from(timeout.subsec_nanos()),
     }
 }
-

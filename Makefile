@@ -1,0 +1,125 @@
+# The two that matter: `make demo` and `make test`. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
+ifeq ($(VERSION),)
+$(error PYTHON=$(PYTHON) does not run)
+endif
+
+# Each interpreter has a virtual environment of its own.
+VENV := .venv/$(VERSION)
+PY := $(CURDIR)/$(VENV)/bin/python
+LOADGEN := benches/loadgen/target/release/loadgen
+LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
+LOCKED := $(if $(CI),--locked)
+SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(HOME)/.cargo/bin
+export PYO3_PYTHON := $(PY)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+##@ See it work
+
+demo: $(VENV)/.oxloop $(VENV)/.bench $(LOADGEN) ## The echo examples in Rust and Python, then asyncio, uvloop and oxloop side by side
+	cargo build $(LOCKED) --release --package oxloop --examples
+	$(PY) scripts/demo.py
+
+##@ Check it
+
+test: lint test-rust test-py ## All lints and tests, with the interpreter PYTHON
+
+lint: lint-rust lint-py ## All lints
+
+lint-rust: $(VENV)/.pip ## rustfmt, clippy, rustdoc, and where unsafe and I/O may be
+	@cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 \
+		|| rustup component add clippy rustfmt
+	cargo fmt --all --check
+	cargo fmt --check $(LOADGEN_MANIFEST)
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --all-targets $(LOADGEN_MANIFEST) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps --package oxloop
+	$(PY) scripts/check_sources.py
+
+lint-py: $(VENV)/.oxloop $(VENV)/.dev ## ruff, mypy, stubtest
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest oxloop --allowlist scripts/stubtest-allowlist.txt
+
+test-rust: ## The tests of the crate and of the load generator
+	cargo test $(LOCKED) --workspace --exclude oxloop-python
+	cargo test $(LOCKED) $(LOADGEN_MANIFEST)
+
+test-py: pytest conformance ## All Python tests
+
+pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
+	$(PY) -m pytest $(PYTEST)
+
+conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
+	@if $(PY) -c 'import test.test_asyncio' 2>/dev/null; then \
+		echo "$(PY) -m tests.conformance"; $(PY) -m tests.conformance; \
+	else \
+		echo "NOT RUN: $(PYTHON) has no test package (Debian: apt install libpython3-testsuite)"; \
+	fi
+
+##@ Measure it
+
+bench: $(VENV)/.oxloop $(VENV)/.bench $(LOADGEN) ## All benchmarks; BENCH="--workloads 'tcp_*'" selects
+	$(PY) benches/python/compare.py --output benches/results/latest.json $(BENCH)
+
+performance: bench ## The same, and its table into docs/performance.md
+	$(PY) benches/python/report.py benches/results/latest.json --update docs/performance.md
+
+##@ Work on it
+
+build: $(VENV)/.oxloop ## Build a release and install it into the virtual environment
+
+fmt: $(VENV)/.dev ## Format everything
+	cargo fmt --all
+	cargo fmt $(LOADGEN_MANIFEST)
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+clean: ## Remove all that was built, virtual environments too
+	rm -rf .venv target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest conformance bench performance build fmt clean help
+
+# Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
+$(VENV)/.pip:
+	rm -rf $(VENV)
+	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv $(VENV); \
+	else \
+		$(PYTHON) -m venv --without-pip $(VENV); \
+		$(PYTHON) -m pip install --quiet --target \
+			"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" pip; \
+	fi
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# One stamp for each group of tools in pyproject.toml.
+$(VENV)/.dev $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: pyproject.toml | $(VENV)/.pip
+	$(PY) -m pip install --quiet --group $*
+	@touch $@
+
+$(VENV)/.oxloop: $(SOURCES) pyproject.toml $(VENV)/.build
+	$(PY) -m pip install --no-deps --no-build-isolation .
+	@touch $@
+
+$(LOADGEN): $(wildcard benches/loadgen/src/*.rs benches/loadgen/Cargo.*)
+	cargo build $(LOCKED) --release $(LOADGEN_MANIFEST)
+	@touch $@

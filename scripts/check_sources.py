@@ -1,0 +1,82 @@
+"""Checks of the sources that no other lint makes; prints what breaks them, and fails.
+
+- Unsafe code is in `sys/` and `ffi/` alone.
+- A module that says `(pure)` in its first line uses no system call, socket, thread or clock, and
+  the modules of which this is promised do say so.
+- No source file is longer than LINES.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES = 800
+UNSAFE_FOLDERS = {"sys", "ffi"}
+PURE = {"connection_state.rs", "flow_control.rs", "timers.rs", "write_buffer.rs"}
+
+UNSAFE = re.compile(r"\bunsafe\s*(\{|\(|fn\b|impl\b|extern\b|trait\b)")
+IMPURE = re.compile(
+    r"\bsys::|\bstd::(env|fs|net|os|process|thread)\b|\b(Instant|SystemTime)\b"
+    r"|\b(libc|rustix|socket2|signal_hook|pyo3)::|\bio::.*\b(Read|Write)\b"
+)
+
+
+def code_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a Rust file without their comments."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        yield number, line.partition("//")[0]
+
+
+def check_unsafe(path: Path) -> Iterator[str]:
+    """Unsafe code where it may not be."""
+    if UNSAFE_FOLDERS.isdisjoint(path.relative_to(ROOT).parent.parts):
+        for number, line in code_lines(path):
+            if UNSAFE.search(line):
+                yield f"{path}:{number}: unsafe outside of sys/ and ffi/: {line.strip()}"
+
+
+def check_pure(path: Path) -> Iterator[str]:
+    """What makes a pure module impure."""
+    first, _, _ = path.read_text().partition("\n")
+    if "(pure)" in first:
+        for number, line in code_lines(path):
+            if IMPURE.search(line):
+                yield f"{path}:{number}: in a pure module: {line.strip()}"
+    elif path.name in PURE:
+        yield f"{path}:1: has to be pure, and to say so: //! ... (pure)"
+
+
+def check_length(path: Path) -> Iterator[str]:
+    """A file that is too long."""
+    count = len(path.read_text().splitlines())
+    if count > LINES:
+        yield f"{path}: {count} lines, more than {LINES}: split it by what it is about"
+
+
+def main() -> int:
+    """Check everything; the exit status."""
+    rust = [path for path in ROOT.glob("crates/**/*.rs") if "target" not in path.parts]
+    python = [
+        path
+        for top in ("python", "tests", "scripts", "benches")
+        for path in sorted((ROOT / top).rglob("*.py*"))
+        if path.suffix in {".py", ".pyi"}
+    ]
+    missing = PURE - {path.name for path in rust if "oxloop" in path.parts}
+    problems = [f"no such module any more: {name}" for name in sorted(missing)]
+    for path in rust:
+        problems += [*check_unsafe(path), *check_pure(path)]
+    for path in [*rust, *python]:
+        problems += check_length(path)
+    for problem in problems:
+        print(problem.replace(f"{ROOT}/", ""))
+    print(f"{len(rust)} Rust and {len(python)} Python files checked, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Shows oxloop at work: the echo examples in Rust and in Python, then loops side by side.
+
+`make demo` builds what it needs and runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 30.0
+"""Seconds after which an example hangs."""
+
+LANGUAGES: dict[str, tuple[Path, Sequence[str], str]] = {
+    "Rust": (ROOT / "target/release/examples", (), ""),
+    "Python": (ROOT / "examples", (sys.executable, "-u"), ".py"),
+}
+"""Where the examples are, how to run one, how its file name ends."""
+
+COMPARISON = [
+    str(ROOT / "benches/python/compare.py"),
+    *("--loops", "asyncio,uvloop,oxloop"),
+    *("--workloads", "tcp_1k_c10,http_uvicorn"),
+    *("--rounds", "3"),
+]
+
+
+def main() -> None:
+    for language, (folder, command, suffix) in LANGUAGES.items():
+        server, client, pair = (
+            [*command, str(folder / f"{name}{suffix}")]
+            for name in ("tcp_echo_server", "tcp_echo_client", "existing_socket")
+        )
+        heading(f"{language}: TCP echo")
+        echo(server, client)
+        heading(f"{language}: an existing socket")
+        show("", run(pair))
+    heading("CPU time of the server for each 1 KiB echo, and for each request to uvicorn")
+    subprocess.run([sys.executable, *COMPARISON], check=True)
+
+
+def heading(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def show(speaker: str, output: str) -> None:
+    for line in output.splitlines():
+        print(f"   {speaker:<8}{line}" if speaker else f"   {line}", flush=True)
+
+
+def run(command: Sequence[str]) -> str:
+    """Run an example to its end; its output."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[-1]}: exit status {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+def echo(server: Sequence[str], client: Sequence[str]) -> None:
+    """Run a client against its server, which serves until it is told to end."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(server, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            listening = wait_until_listening(process)
+            answer = run(client) if listening else ""
+        finally:
+            process.terminate()
+            process.wait(LIMIT)
+        output.seek(0)
+        if not listening:
+            raise SystemExit(f"{server[-1]} does not listen\n{output.read()}")
+        show("server", output.read())
+        show("client", answer)
+
+
+def wait_until_listening(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until `process` has a listening TCP socket; False if it ends or takes too long."""
+    give_up = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < give_up:
+        if not listening_sockets().isdisjoint(sockets_of(process.pid)):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def listening_sockets() -> set[str]:
+    """All listening TCP sockets, named as in /proc/PID/fd."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The descriptors of process `pid`, by what they are."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            found.add(os.readlink(link))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

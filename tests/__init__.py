@@ -1,0 +1,1 @@
+"""Tests of the Python package: behaviour, resources, real programs, examples."""

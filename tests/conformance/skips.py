@@ -1,0 +1,124 @@
+"""Tests that are not asked of the loop under test, each with its reason.
+
+An entry is a promise that the test fails: a listed test that passes fails the run, and so does
+an entry that no longer matches any test, so the list can only shrink.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+__all__ = ["ON_TEST_LOOP", "SKIPS", "STDLIB", "Skip", "find", "stays_on_test_loop"]
+
+#: Reason of the tests that fail with asyncio's own loop, through the same retargeting.
+STDLIB = "fails on stdlib asyncio here"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One entry.
+
+    Attributes:
+        reason: why the tests are not asked for.
+        tests: globs over ``module.Class.test``.
+        since, until: the first and the last Python version it is about.
+        run: False for tests that must not even start, or whose result is a matter of luck;
+            nothing then tells when they start to pass.
+    """
+
+    reason: str
+    tests: tuple[str, ...]
+    since: tuple[int, int] = (3, 10)
+    until: tuple[int, int] = (3, 99)
+    run: bool = True
+
+    def applies(self) -> bool:
+        """Whether it is about the running Python version."""
+        return self.since <= sys.version_info[:2] <= self.until
+
+    def matches(self, test: str) -> bool:
+        """Whether it names `test`, on the running Python version."""
+        return self.applies() and any(fnmatchcase(test, pattern) for pattern in self.tests)
+
+
+SKIPS = (
+    Skip(
+        "TLS: ssl= and start_tls are not there yet",
+        (
+            "test_events.EventLoopTests.test_create_server_ssl*",
+            "test_events.EventLoopTests.test_create_ssl_connection",
+            "test_events.EventLoopTests.test_ssl_connect_accepted_socket",
+            "test_streams.StreamTests.test_open_connection_no_loop_ssl",
+        ),
+    ),
+    Skip(
+        "TLS: ssl= and start_tls are not there yet",
+        ("test_streams.StreamTests.test_start_tls*",),
+        since=(3, 11),
+    ),
+    Skip(
+        "unix sockets are not there yet",
+        (
+            "test_events.EventLoopTests.test_create_*unix_*",
+            "test_streams.StreamTests.test_open_unix_connection*",
+            "test_streams.StreamTests.test_start_unix_server",
+            "test_server.*.test_*unix_server*",
+        ),
+    ),
+    Skip(
+        "UDP is not there yet",
+        ("test_events.EventLoopTests.test_*datagram_*",),
+    ),
+    Skip(
+        "pipes are not there yet",
+        (
+            "test_events.EventLoopTests.test_read_p*",
+            "test_events.EventLoopTests.test_write_[np]*",
+            "test_events.EventLoopTests.test_bidirectional_pty",
+            "test_events.EventLoopTests.test_unclosed_pipe_transport",
+        ),
+    ),
+    Skip(
+        "pipes are not there yet",
+        ("test_streams.StreamTests.test_read_all_from_pipe_reader",),
+        until=(3, 13),
+    ),
+    Skip(
+        "calls the private _stop_serving of asyncio's selector loop",
+        ("test_events.EventLoopTests.test_prompt_cancellation",),
+    ),
+    Skip(
+        "replaces and counts the private _run_once of asyncio's loop",
+        ("test_events.EventLoopTests.test_timeout_rounding",),
+    ),
+    Skip(
+        "puts a mock in the place of the socket module in asyncio.base_events",
+        ("test_events.EventLoopTests.test_create_server_multiple_hosts_ipv[46]",),
+    ),
+    Skip(
+        "asserts that asyncio.EventLoop makes asyncio's own selector loop",
+        ("test_runners.RunTests.test_loop_factory_default_event_loop",),
+        since=(3, 13),
+    ),
+)
+
+#: Tests that call new_test_loop() without scripting the time and yet need the suite's TestLoop.
+ON_TEST_LOOP: dict[str, str] = {
+    "test_tasks.*.test_log_destroyed_pending_task": "calls _run_once and reads _ready",
+    "test_tasks.CoroutineGatherTests.test_issue46672": "patches BaseEventLoop, reads the mock",
+}
+
+
+def find(test: str, stdlib: bool) -> Skip | None:
+    """The entry for `test`; with `stdlib`, only entries that stdlib asyncio has as well."""
+    for skip in SKIPS:
+        if skip.matches(test) and (not stdlib or skip.reason.startswith(STDLIB)):
+            return skip
+    return None
+
+
+def stays_on_test_loop(test: str) -> bool:
+    """Whether the test with this id (``module.Class.test``) is in ON_TEST_LOOP."""
+    return any(fnmatchcase(test, pattern) for pattern in ON_TEST_LOOP)

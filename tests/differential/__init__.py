@@ -1,0 +1,1 @@
+"""One script, two loops, two processes: what happens differently must be explained."""

@@ -1,0 +1,37 @@
+"""The differences from asyncio that are meant: each with its reason, each a line of the docs too.
+
+A changed line of a comparison (`- ` as on asyncio, `+ ` as on the other loop) is explained when the
+pattern of a rule for that script and case is found in it. A rule that no longer explains anything
+fails the test of its script, so the table cannot grow stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One explained difference."""
+
+    script: str
+    case: str
+    pattern: str
+    reason: str
+    since: tuple[int, ...] = (3, 10)
+    before: tuple[int, ...] = (4,)
+    """Only on Python `since <= version < before`, for what stock asyncio fixed in between."""
+
+    def concerns(self, script: str) -> bool:
+        """Whether the rule belongs to `script` on the running Python."""
+        return self.script == script and self.since <= sys.version_info < self.before
+
+    def explains(self, case: str, line: str) -> bool:
+        """Whether the rule explains the changed `line` of `case`."""
+        return self.case == case and re.search(self.pattern, line) is not None
+
+
+DIFFERENCES: list[Difference] = []
+"""Of oxloop from asyncio."""

@@ -1,0 +1,1 @@
+"""Tests that nothing leaks: objects, descriptors, memory."""
