@@ -1,17 +1,21 @@
 """What every section of the loop builds on: the native engine under asyncio's abstract class.
 
 The sections of asyncio's event-loop page are one mixin each (`_running.py`, `_tasks.py`, ...), put
-together in `_loop.py`. Each derives from `LoopBase`, so that the native methods come before the
-``NotImplementedError`` stubs of `asyncio.AbstractEventLoop` in the order of look-up.
+together in `_loop.py`. To a type checker each derives from `LoopBase`; when the program runs that is
+an empty class, so that `Loop` can have the native class first among its bases: each call of a
+native method checks its `self` by walking the bases up to it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._oxloop import BaseLoop
+if TYPE_CHECKING:
+    import asyncio
+    from typing import Any
+
+    from ._oxloop import BaseLoop
 
 __all__ = ("LoopBase", "logger")
 
@@ -19,10 +23,11 @@ __all__ = ("LoopBase", "logger")
 logger = logging.getLogger("asyncio")
 
 
-class LoopBase(BaseLoop, asyncio.AbstractEventLoop):
-    """The native loop as an `asyncio.AbstractEventLoop`."""
+if TYPE_CHECKING:
 
-    if TYPE_CHECKING:
+    class LoopBase(BaseLoop, asyncio.AbstractEventLoop):
+        """The native loop as an `asyncio.AbstractEventLoop`."""
+
         # Not built yet: NotImplementedError from AbstractEventLoop. To a type checker its methods
         # are abstract, and a class that lacks one could not be instantiated.
         async def create_unix_connection(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -35,3 +40,8 @@ class LoopBase(BaseLoop, asyncio.AbstractEventLoop):
         async def start_tls(self, *args: Any, **kwargs: Any) -> Any: ...
         async def sendfile(self, *args: Any, **kwargs: Any) -> Any: ...
         async def sock_sendfile(self, *args: Any, **kwargs: Any) -> Any: ...
+
+else:
+
+    class LoopBase:
+        """Nothing of its own: `Loop` has the native class and asyncio's."""

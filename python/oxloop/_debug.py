@@ -30,17 +30,9 @@ class DebugMixin(LoopBase):
     _coroutine_origin_tracking_enabled = False
     _coroutine_origin_tracking_saved_depth = 0
 
-    @property
-    def _debug(self) -> bool:
-        return self.get_debug()
-
-    @_debug.setter
-    def _debug(self, enabled: bool) -> None:
-        super().set_debug(enabled)
-
     def set_debug(self, enabled: bool) -> None:
         """Switches debug mode on or off, also while the loop runs."""
-        super().set_debug(enabled)
+        self._debug = bool(enabled)
         if self._thread_id is not None:
             self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
 

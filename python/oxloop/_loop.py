@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import coroutines
+from typing import TYPE_CHECKING
 
 from ._errors import ErrorMixin
+from ._oxloop import BaseLoop
 from ._servers import ServerMixin
 from ._signals import SignalMixin
 from ._tasks import TaskMixin
@@ -12,7 +15,19 @@ from ._tasks import TaskMixin
 __all__ = ("EventLoop", "Loop")
 
 
-class Loop(ServerMixin, SignalMixin, TaskMixin, ErrorMixin):
+if TYPE_CHECKING:
+
+    class _Sections(ServerMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+
+else:
+    # The native class comes first: see _base.py.
+    class _Sections(
+        BaseLoop, ServerMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
+    ):
+        __doc__ = None
+
+
+class Loop(_Sections):
     """asyncio's event loop on oxloop's engine.
 
     It behaves as asyncio's own loop of the running Python does, and can be subclassed. The methods

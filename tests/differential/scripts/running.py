@@ -268,7 +268,7 @@ def other_base_exceptions_stay(trace: Trace) -> None:
     trace.call(loop.run_forever)
 
 
-@case
+@case(lanes=True)
 def async_generators(trace: Trace) -> None:
     """shutdown_asyncgens closes what was started and reports what goes wrong."""
     loop = trace.loop
@@ -278,7 +278,7 @@ def async_generators(trace: Trace) -> None:
             yield 1
             yield 2
         finally:
-            trace("closes", name)
+            trace("closes", name, lane=name)  # in which order is chance
             if fail:
                 raise ZeroDivisionError("text")
 

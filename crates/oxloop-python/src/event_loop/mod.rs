@@ -136,10 +136,6 @@ impl BaseLoop {
         self.is_debug()
     }
 
-    fn set_debug(&self, enabled: bool) {
-        self.debug.store(enabled, Ordering::Relaxed);
-    }
-
     #[getter]
     fn _debug(&self) -> bool {
         self.is_debug()
@@ -147,7 +143,7 @@ impl BaseLoop {
 
     #[setter]
     fn set__debug(&self, enabled: bool) {
-        self.set_debug(enabled);
+        self.debug.store(enabled, Ordering::Relaxed);
     }
 
     // Scheduling callbacks
