@@ -83,6 +83,7 @@ class TestInvariant1CallbackOrder:
         opened = network.connect if chance.random() < 0.5 else network.accept
         protocol = Checked(keep_open=chance.random() < 0.5)
         transport, _, peer = await opened(protocol, receive_buffer=4096)
+        peer.sock.setblocking(False)
         transport.set_write_buffer_limits(high=chance.choice([0, 1, 1000, 100_000]))
         ours = [
             lambda: transport.is_closing() or protocol.call("write", bytes(chance.randrange(9999))),
@@ -94,7 +95,7 @@ class TestInvariant1CallbackOrder:
         ]
         theirs = [
             lambda: peer.send(b"data"),
-            lambda: peer.sock.recv(100_000, socket.MSG_DONTWAIT),
+            lambda: peer.sock.recv(100_000),
             peer.shutdown,
             peer.reset,
             peer.close,
@@ -185,14 +186,15 @@ class TestInvariant2FlowControl:
 
         for _ in range(300):
             if chance.random() < 0.1:
-                high = chance.choice([0, 1, 1000, 50_000, 200_000])
+                high = chance.choice([0, 1, 1000, 10_000, 30_000])
                 transport.set_write_buffer_limits(high=high, low=chance.choice([None, 0, high]))
-            elif chance.random() < 0.5:
-                transport.write(bytes(chance.randrange(30_000)))
+            elif chance.random() < (0.1 if paused() else 0.9):
+                transport.write(bytes(chance.randrange(5000)))
             else:
-                with contextlib.suppress(BlockingIOError):
-                    peer.sock.recv(chance.randrange(1, 60_000))
-                await hops()
+                for _ in range(chance.randrange(20)):
+                    with contextlib.suppress(BlockingIOError):
+                        peer.sock.recv(chance.randrange(1, 60_000))
+                    await hops()
             low, high = transport.get_write_buffer_limits()
             if transport.get_write_buffer_size() > high and not paused():
                 wrong.append("over high and not paused")
@@ -462,9 +464,9 @@ class TestInvariant5Exceptions:
             await hops(3)
             return transport, protocol
 
-        return loop.run_until_complete(asyncio.wait_for(play(), 20))
+        return loop.run_until_complete(play())
 
-    @pytest.mark.parametrize(("callback", "message", "keys"), CALLBACKS, ids=lambda v: str(v)[:16])
+    @pytest.mark.parametrize(("callback", "message", "keys"), CALLBACKS, ids=lambda v: v if isinstance(v, str) and " " not in v else "")
     def test_reported(self, loop, network, error_contexts, callback, message, keys):
         error = LookupError(callback)
         transport, protocol = self.provoke(loop, network, callback, error)
@@ -480,7 +482,8 @@ class TestInvariant5Exceptions:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
     @pytest.mark.parametrize("callback", [name for name, _, _ in CALLBACKS])
-    def test_leaves_the_loop(self, loop, network, callback, error):
+    def test_leaves_the_loop(self, loop, network, loop_spec, callback, error):
+        skip_stock_bug(loop_spec, callback == "resume_writing", "goes on to write nothing")
         with pytest.raises(error, match=callback):
             self.provoke(loop, network, callback, error(callback))
         # The loop is as good as before.
@@ -603,9 +606,10 @@ class TestInvariant6Collector:
 
         reference = loop.run_until_complete(open_some())
         loop.close()
-        with pytest.warns(ResourceWarning, match="unclosed transport"):
+        with pytest.warns(ResourceWarning) as caught:
             del loop
             gc.collect()
+        assert any(str(each.message).startswith("unclosed transport") for each in caught)
         assert reference() is None
         assert descriptors() == before
 
@@ -816,7 +820,8 @@ class TestInvariant8Reentrance:
         await until(lambda: alive)
         assert alive == [True]
 
-    def test_run_from_inside_a_callback_is_refused(self, loop, network):
+    def test_run_from_inside_a_callback_is_refused(self, loop, network, loop_spec):
+        skip_stock_bug(loop_spec, PYTHON == (3, 13), "a refused run unsets the loop")
         errors = []
 
         class Nesting(Recorder):
@@ -832,11 +837,6 @@ class TestInvariant8Reentrance:
             peer.send(b"data")
             await protocol.received(4)
 
-        skip_stock_bug(
-            "asyncio:" if type(loop).__module__.startswith("asyncio") else "",
-            PYTHON == (3, 13),
-            "a refused run unsets the loop",
-        )
         loop.run_until_complete(main())
         assert errors == ["This event loop is already running"]
 

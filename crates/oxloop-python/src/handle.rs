@@ -93,13 +93,10 @@ impl PyHandle {
 }
 
 impl Call<'_> {
-    /// The call in its context; what it wrote is sent there too.
+    /// The call in its context.
     #[inline]
     fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let call = || {
-            let result = calls::with_tuple(&self.callback, &self.args).map(drop);
-            result.and(event_loop.get().engine.flush(event_loop))
-        };
+        let call = || calls::with_tuple(&self.callback, &self.args).map(drop);
         if context::is_context(&self.context) {
             return context::run(&self.context, call);
         }

@@ -1,13 +1,13 @@
 //! *Scheduling callbacks*, *Scheduling delayed callbacks*, `create_future`.
 
 use super::BaseLoop;
-use crate::ffi::context;
 use crate::ffi::handle::RawHandle;
+use crate::ffi::{calls, context};
 use crate::handle::PyHandle;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyTuple};
+use pyo3::types::{PyFloat, PyTuple};
 
 #[inline]
 pub(crate) fn call_soon(
@@ -176,11 +176,11 @@ fn check_callback(
 }
 
 pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
-    static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static FUTURE: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
     let py = slf.py();
-    let class = FUTURE
-        .get_or_try_init(py, || PyResult::Ok(py.import("asyncio")?.getattr("Future")?.unbind()))?;
-    let keywords = PyDict::new(py);
-    keywords.set_item(pyo3::intern!(py, "loop"), slf)?;
-    class.bind(py).call((), Some(&keywords))
+    let (class, names) = FUTURE.get_or_try_init(py, || {
+        let class = py.import("asyncio")?.getattr("Future")?.unbind();
+        PyResult::Ok((class, PyTuple::new(py, ["loop"])?.unbind()))
+    })?;
+    calls::with_keyword(class.bind(py), slf.as_any(), names.bind(py))
 }

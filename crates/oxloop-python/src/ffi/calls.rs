@@ -54,6 +54,23 @@ pub(crate) fn with_tuple<'py>(
     }
 }
 
+/// `callable(name=value)`; `name` is a tuple of one string.
+#[inline]
+pub(crate) fn with_keyword<'py>(
+    callable: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let stack = [std::ptr::null_mut(), value.as_ptr()];
+    let flags = ffi::PY_VECTORCALL_ARGUMENTS_OFFSET as usize;
+    // SAFETY: attached; no positional argument, one keyword value behind a free slot.
+    unsafe {
+        let first = stack.as_ptr().add(1);
+        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), first, flags, name.as_ptr());
+        Bound::from_owned_ptr_or_err(callable.py(), result)
+    }
+}
+
 /// Runs the handlers of signals that have arrived (`PyErr_CheckSignals`).
 #[inline]
 pub(crate) fn check_signals(py: Python<'_>) -> PyResult<()> {

@@ -192,8 +192,9 @@ impl RawHandle {
         let class = class.as_ptr().cast::<ffi::PyTypeObject>();
         let layout = &types.layout;
         // SAFETY: attached; `class` is one of our types, whose instances have no variable part. A
-        // new instance is zeroed behind its head, one from the free list was emptied, so every
-        // slot is NULL and is given a reference here. Neither is tracked.
+        // new instance is zeroed behind its head and given its constants, which one from the free
+        // list has still; all its other slots are NULL and are given references here. Neither is
+        // tracked.
         unsafe {
             let object = match free_list::take(timer) {
                 Some(object) => ffi::PyObject_Init(object, class),
@@ -203,6 +204,7 @@ impl RawHandle {
                         let head = size_of::<ffi::PyObject>();
                         let size = (*class).tp_basicsize as usize - head;
                         object.byte_add(head).cast::<u8>().write_bytes(0, size);
+                        set_constants(layout, object);
                     }
                     object
                 }
@@ -213,9 +215,6 @@ impl RawHandle {
             *slot(object, layout.args) = args.into_ptr();
             *slot(object, layout.context) = context.into_ptr();
             *slot(object, layout.event_loop) = ffi::Py_NewRef(event_loop.as_ptr());
-            *slot(object, layout.cancelled) = ffi::Py_NewRef(ffi::Py_False());
-            *slot(object, layout.repr) = ffi::Py_NewRef(ffi::Py_None());
-            *slot(object, layout.source_traceback) = ffi::Py_NewRef(ffi::Py_None());
             Ok(handle)
         }
     }
@@ -478,11 +477,33 @@ unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     unsafe {
         let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
         empty(types, object);
+        set_constants(&types.layout, object);
     }
     0
 }
 
-/// Empties all slots of a handle.
+/// What a new handle's other slots hold: not cancelled, no kept repr, no source traceback.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours whose slots hold references or NULL.
+#[inline]
+unsafe fn set_constants(layout: &Layout, object: *mut ffi::PyObject) {
+    // SAFETY: as the caller says. Handles are made by the million with these three as they are:
+    // comparing is cheaper than counting references.
+    unsafe {
+        let set = |at, constant: *mut ffi::PyObject| {
+            if *slot(object, at) != constant {
+                let old = std::ptr::replace(slot(object, at), ffi::Py_NewRef(constant));
+                ffi::Py_XDECREF(old);
+            }
+        };
+        set(layout.cancelled, ffi::Py_False());
+        set(layout.repr, ffi::Py_None());
+        set(layout.source_traceback, ffi::Py_None());
+    }
+}
+
+/// Empties the slots of a handle that is freed, but for its constants.
 ///
 /// # Safety
 /// Attached; `object` is an instance of ours.
@@ -498,9 +519,6 @@ unsafe fn empty(types: &Types, object: *mut ffi::PyObject) {
     drop_slot(layout.args);
     drop_slot(layout.context);
     drop_slot(layout.event_loop);
-    drop_slot(layout.cancelled);
-    drop_slot(layout.repr);
-    drop_slot(layout.source_traceback);
     if is_timer(types, object) {
         drop_slot(layout.when);
         drop_slot(layout.scheduled);
@@ -533,14 +551,19 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         if weak > 0 && !(*slot(object, weak)).is_null() {
             ffi::PyObject_ClearWeakRefs(object);
         }
+        let mut kept = false;
         if let Some(types) = TYPES.get(Python::assume_attached()) {
             empty(types, object);
-        }
-        let types = TYPES.get(Python::assume_attached());
-        if !types.is_some_and(|types| free_list::keep(types, object)) {
-            if let Some(free) = (*kind).tp_free {
-                free(object.cast());
+            set_constants(&types.layout, object);
+            kept = free_list::keep(types, object);
+            if !kept {
+                for at in slots_of(types, object) {
+                    ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
+                }
             }
+        }
+        if let (false, Some(free)) = (kept, (*kind).tp_free) {
+            free(object.cast());
         }
         ffi::Py_DECREF(kind.cast());
     }

@@ -13,63 +13,44 @@ use pyo3::types::{PyTuple, PyType};
 use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a fast method does: loop, time if it takes one, callback, arguments, context.
-type Schedule = for<'py> fn(
-    &Bound<'py, BaseLoop>,
-    Option<&Bound<'py, PyAny>>,
-    &Bound<'py, PyAny>,
-    Bound<'py, PyTuple>,
-    Option<&Bound<'py, PyAny>>,
-) -> PyResult<Py<PyAny>>;
-
-/// A fast method: its name, how many arguments stand before the callback, and what it does.
+/// A fast method: its name, and how many arguments stand before the callback.
 struct Fast {
     name: &'static CStr,
     before: usize,
-    schedule: Schedule,
     /// The method that PyO3 made.
     full: PyOnceLock<Py<PyAny>>,
 }
 
-static CALL_SOON: Fast = Fast {
-    name: c"call_soon",
-    before: 0,
-    schedule: |slf, _, callback, args, context| scheduling::call_soon(slf, callback, args, context),
-    full: PyOnceLock::new(),
-};
+impl Fast {
+    const fn new(name: &'static CStr, before: usize) -> Fast {
+        Fast { name, before, full: PyOnceLock::new() }
+    }
+}
 
-static CALL_SOON_THREADSAFE: Fast = Fast {
-    name: c"call_soon_threadsafe",
-    before: 0,
-    schedule: |slf, _, callback, args, context| {
-        scheduling::call_soon_threadsafe(slf, callback, args, context)
-    },
-    full: PyOnceLock::new(),
-};
+static CALL_SOON: Fast = Fast::new(c"call_soon", 0);
+static CALL_SOON_THREADSAFE: Fast = Fast::new(c"call_soon_threadsafe", 0);
+static CALL_LATER: Fast = Fast::new(c"call_later", 1);
+static CALL_AT: Fast = Fast::new(c"call_at", 1);
 
-static CALL_LATER: Fast = Fast {
-    name: c"call_later",
-    before: 1,
-    schedule: |slf, delay, callback, args, context| match delay {
-        Some(delay) => scheduling::call_later(slf, delay, callback, args, context),
-        None => Err(PySystemError::new_err("call_later without a delay")),
-    },
-    full: PyOnceLock::new(),
-};
+/// The arguments of a scheduling method.
+struct Arguments<'a, 'py> {
+    slf: &'a Bound<'py, BaseLoop>,
+    /// The delay or the time.
+    before: Option<Bound<'py, PyAny>>,
+    callback: Bound<'py, PyAny>,
+    args: Bound<'py, PyTuple>,
+    context: Option<Bound<'py, PyAny>>,
+}
 
-static CALL_AT: Fast = Fast {
-    name: c"call_at",
-    before: 1,
-    schedule: |slf, when, callback, args, context| match when {
-        Some(when) => scheduling::call_at(slf, when, callback, args, context),
-        None => Err(PySystemError::new_err("call_at without a time")),
-    },
-    full: PyOnceLock::new(),
-};
+impl<'py> Arguments<'_, 'py> {
+    fn before(&self) -> PyResult<&Bound<'py, PyAny>> {
+        self.before.as_ref().ok_or_else(|| PySystemError::new_err("a time is missing"))
+    }
+}
 
 /// A C function that hands its arguments to [`call`].
 macro_rules! entry {
-    ($name:ident, $fast:ident) => {
+    ($name:ident, $fast:ident, $schedule:expr) => {
         unsafe extern "C" fn $name(
             slf: *mut ffi::PyObject,
             args: *const *mut ffi::PyObject,
@@ -77,15 +58,25 @@ macro_rules! entry {
             names: *mut ffi::PyObject,
         ) -> *mut ffi::PyObject {
             // SAFETY: CPython calls with what the convention promises, which `call` asks for.
-            unsafe { call(&$fast, slf, args, count, names) }
+            unsafe { call(&$fast, slf, args, count, names, $schedule) }
         }
     };
 }
 
-entry!(call_soon, CALL_SOON);
-entry!(call_soon_threadsafe, CALL_SOON_THREADSAFE);
-entry!(call_later, CALL_LATER);
-entry!(call_at, CALL_AT);
+entry!(call_soon, CALL_SOON, |a: Arguments<'_, '_>| {
+    scheduling::call_soon(a.slf, &a.callback, a.args, a.context.as_ref())
+});
+entry!(call_soon_threadsafe, CALL_SOON_THREADSAFE, |a: Arguments<'_, '_>| {
+    scheduling::call_soon_threadsafe(a.slf, &a.callback, a.args, a.context.as_ref())
+});
+entry!(call_later, CALL_LATER, |a: Arguments<'_, '_>| {
+    let delay = a.before()?.clone();
+    scheduling::call_later(a.slf, &delay, &a.callback, a.args, a.context.as_ref())
+});
+entry!(call_at, CALL_AT, |a: Arguments<'_, '_>| {
+    let when = a.before()?.clone();
+    scheduling::call_at(a.slf, &when, &a.callback, a.args, a.context.as_ref())
+});
 
 struct Methods([ffi::PyMethodDef; 4]);
 // SAFETY: the table is constant: function pointers and static strings.
@@ -141,11 +132,12 @@ unsafe fn call(
     args: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
+    schedule: impl FnOnce(Arguments<'_, '_>) -> PyResult<Py<PyAny>>,
 ) -> *mut ffi::PyObject {
     // A panic must not cross into C.
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: as the caller says.
-        unsafe { dispatch(Python::assume_attached(), fast, slf, args, count, names) }
+        unsafe { dispatch(Python::assume_attached(), fast, slf, args, count, names, schedule) }
     }));
     let error = match result {
         Ok(Ok(object)) => return object.into_ptr(),
@@ -166,6 +158,7 @@ unsafe fn dispatch(
     args: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
+    schedule: impl FnOnce(Arguments<'_, '_>) -> PyResult<Py<PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let count = count as usize;
     // SAFETY: as the caller says; the descriptor has checked that `slf` is a BaseLoop.
@@ -198,7 +191,7 @@ unsafe fn dispatch(
             }
             tuple.cast_into_unchecked()
         };
-        (fast.schedule)(slf, before.as_ref(), &callback, tuple, context.as_ref())
+        schedule(Arguments { slf, before, callback, args: tuple, context })
     }
 }
 

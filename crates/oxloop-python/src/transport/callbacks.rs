@@ -104,6 +104,8 @@ impl StreamHandler<PyFace> for StreamRef {
         let error = os_error(cx.py(), &error);
         let (kind, message) = match failure {
             Failure::Write => return self.fatal_error(cx, error, WRITE_FAILED),
+            // The writer's context is left already: the connection's own is the next best.
+            Failure::Flush => (Kind::Read, WRITE_FAILED),
             Failure::Read => (Kind::Read, READ_FAILED),
             Failure::Drain => (Kind::Write, WRITE_FAILED),
         };
@@ -202,8 +204,8 @@ impl StreamRef {
         received.map(|received| received.unwrap_or(Received::NoBuffer))
     }
 
-    /// Calls `f` with the protocol, in the context of its reading or writing, and sends there what
-    /// it wrote; `None` where the connection is lost.
+    /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
+    /// connection is lost.
     #[inline]
     fn inside<'py, R>(
         &self,
@@ -224,11 +226,7 @@ impl StreamRef {
             (clone(&parts.protocol), clone(context))
         };
         let Some(protocol) = protocol else { return Ok(None) };
-        let call = || {
-            let result = f(&protocol);
-            let flushed = this.engine().flush(cx);
-            result.and_then(|result| flushed.map(|()| Some(result)))
-        };
+        let call = || f(&protocol).map(Some);
         match context {
             Some(context) => context::run(&context, call),
             None => call(),

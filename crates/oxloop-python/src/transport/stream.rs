@@ -178,7 +178,7 @@ impl StreamTransport {
     }
 
     pub(super) fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        self.engine().flush(self.event_loop(py))
+        self.engine().flush_stream(self.event_loop(py), self.token)
     }
 
     /// A write that came too late is dropped; many of them are told.
@@ -274,7 +274,7 @@ impl StreamTransport {
     }
 
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
-        self.flush(py)?;
+        self.engine().flush_if_broken(self.event_loop(py), self.token)?;
         Ok(self.info().closing)
     }
 

@@ -53,6 +53,8 @@ pub enum Failure {
     Read,
     /// Writing to it, in a call of `write`.
     Write,
+    /// Sending what was gathered, behind the callback that wrote it.
+    Flush,
     /// Writing what was queued, once the descriptor was writable.
     Drain,
 }

@@ -39,12 +39,19 @@ impl<T> Inbox<T> {
 
     /// Adds an item and wakes the loop if it sleeps.
     pub(crate) fn push(&self, item: T) {
-        {
+        let first = {
             let mut queue = self.queue.lock();
             queue.push_back(item);
-            self.filled.store(true, Ordering::SeqCst);
+            let first = !self.filled.load(Ordering::Relaxed);
+            if first {
+                self.filled.store(true, Ordering::SeqCst);
+            }
+            first
+        };
+        // Whoever filled an empty queue wakes the loop, for all that follow.
+        if first {
+            self.wake();
         }
-        self.wake();
     }
 
     /// Wakes the loop if it sleeps.
@@ -64,14 +71,18 @@ impl<T> Inbox<T> {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// Moves all items to `take`, in order.
-    pub(crate) fn drain(&self, mut take: impl FnMut(T)) {
-        let items = {
-            let mut queue = self.queue.lock();
-            self.filled.store(false, Ordering::SeqCst);
-            std::mem::take(&mut *queue)
-        };
-        items.into_iter().for_each(&mut take);
+    /// Moves all items to the end of `queue`, in order, each in its wrapper.
+    pub(crate) fn drain_into<U>(&self, queue: &mut VecDeque<U>, wrap: impl Fn(T) -> U) {
+        let mut items = self.queue.lock();
+        self.filled.store(false, Ordering::SeqCst);
+        queue.extend(items.drain(..).map(wrap));
+    }
+
+    /// Takes all items out.
+    pub(crate) fn take(&self) -> VecDeque<T> {
+        let mut items = self.queue.lock();
+        self.filled.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *items)
     }
 
     /// The loop is about to wait: false where something came in, so that it must not.

@@ -68,10 +68,10 @@ struct State<F: Face> {
     by_descriptor: Vec<Option<Token>>,
     /// How many descriptors the selector watches, the waker apart.
     watched: usize,
-    /// The writes of the callback that runs, and the stream they go to.
-    gather: Gather<F::Bytes>,
-    gather_to: Option<Token>,
-    /// Whether a callback runs: only then writes are gathered.
+    /// The turn's writes, by stream, in the order of each one's first; and empty ones for reuse.
+    gathers: Vec<Gather<F::Bytes, Token>>,
+    spare_gathers: Vec<Gather<F::Bytes, Token>>,
+    /// Whether callbacks run: only then writes are gathered.
     dispatching: bool,
     stopping: bool,
     /// What a run works with, kept between runs.
@@ -246,7 +246,7 @@ impl<F: Face> Engine<F> {
         drop(old);
         drop(dropped);
         if !self.is_forked() {
-            self.inbox.drain(drop);
+            drop(self.inbox.take());
         }
     }
 
@@ -340,7 +340,7 @@ impl<F: Face> Source<F> {
 
 impl<F: Face> State<F> {
     fn drain_inbox(&mut self, inbox: &Inbox<F::Callback>) {
-        inbox.drain(|callback| self.ready.push_back(Ready::Callback(callback)));
+        inbox.drain_into(&mut self.ready, Ready::Callback);
     }
 
     fn token_of(&self, descriptor: RawFd) -> Option<Token> {
@@ -364,8 +364,8 @@ impl<F: Face> Default for State<F> {
             sources: Registry::default(),
             by_descriptor: Vec::new(),
             watched: 0,
-            gather: Gather::default(),
-            gather_to: None,
+            gathers: Vec::new(),
+            spare_gathers: Vec::new(),
             dispatching: false,
             stopping: false,
             workspace: None,

@@ -2,12 +2,13 @@
 //!
 //! Methods change the state under the lock and call the handler after it (invariant 8). The
 //! write rule is in [`write`](Engine::write); what is gathered leaves by
-//! [`flush`](Engine::flush) when the callback that wrote returns.
+//! [`flush`](Engine::flush) at the end of the turn, or earlier where it could be noticed.
 
 use super::*;
 use crate::sys;
 use crate::transport::connection_state::{ConnectionState, Step};
 use crate::transport::flow_control::{FlowControl, Limits};
+use crate::transport::gather::may_gather;
 use crate::transport::write_buffer::{COPY_LIMIT, WriteBuffer};
 use lock_api::MutexGuard;
 
@@ -17,6 +18,8 @@ const DIRECT_READ: u32 = 8 * 1024;
 /// The most that is read at once into fresh memory, bytes: below glibc's mmap threshold
 /// (128 KiB), over which each message would cost page faults.
 const LARGEST_READ: u32 = 112 * 1024;
+/// So many empty gathers are kept for reuse.
+const SPARE_GATHERS: usize = 64;
 /// Slices of one vectored send.
 const SLICES: usize = 64;
 
@@ -33,8 +36,24 @@ pub(super) struct Stream<F: Face> {
     /// What this peer has been sending at a time, bytes.
     read_hint: u32,
     flow: FlowControl,
+    /// Where this turn's writes are gathered, in the state's list.
+    gather: Option<usize>,
     /// What the kernel did not take yet.
     buffer: Option<Box<WriteBuffer<F::Bytes>>>,
+}
+
+impl<F: Face> State<F> {
+    /// Where the stream's writes are gathered; made where there is nothing yet.
+    fn gather_for(&mut self, token: Token) -> Option<&mut Gather<F::Bytes, Token>> {
+        let Some(Source::Stream(stream)) = self.sources.get_mut(token) else { return None };
+        let index = *stream.gather.get_or_insert_with(|| {
+            let mut gather = self.spare_gathers.pop().unwrap_or_default();
+            gather.target = Some(token);
+            self.gathers.push(gather);
+            self.gathers.len() - 1
+        });
+        self.gathers.get_mut(index)
+    }
 }
 
 impl<F: Face> Stream<F> {
@@ -128,6 +147,7 @@ impl<F: Face> Engine<F> {
             buffered: false,
             read_hint: 0,
             flow: FlowControl::default(),
+            gather: None,
             buffer: None,
         }));
         state.set_token(number, Some(token));
@@ -181,8 +201,9 @@ impl<F: Face> Engine<F> {
         let mut guard = match self.begin_write(cx, token, len)? {
             Begun::Ended(written) => return Ok(written),
             Begun::Gather(mut guard) => {
-                guard.gather.push(data);
-                guard.gather_to = Some(token);
+                if let Some(gather) = guard.gather_for(token) {
+                    gather.push(data);
+                }
                 return Ok(Written::Taken);
             }
             Begun::Send(guard) => guard,
@@ -231,9 +252,9 @@ impl<F: Face> Engine<F> {
         match self.begin_write(cx, token, len)? {
             Begun::Ended(written) => return Ok(written),
             Begun::Gather(mut guard) => {
-                let state = &mut *guard;
-                pieces.iter().for_each(|piece| state.gather.push(piece));
-                state.gather_to = Some(token);
+                if let Some(gather) = guard.gather_for(token) {
+                    pieces.iter().for_each(|piece| gather.push(piece));
+                }
                 Ok(Written::Taken)
             }
             Begun::Send(mut guard) => {
@@ -301,18 +322,16 @@ impl<F: Face> Engine<F> {
             }
             let limits = stream.flow.limits();
             let gathers = state.dispatching && limits.high() > 0 && stream.buffered_bytes() == 0;
-            let free = state.gather_to.is_none();
-            if gathers && (free || state.gather_to == Some(token)) {
-                if state.gather.accepts(len, limits) {
-                    return Ok(Begun::Gather(guard));
-                }
+            let gathered = stream.gather.and_then(|index| state.gathers.get(index));
+            if gathers && may_gather(gathered.map_or(0, Gather::len), len, limits) {
+                return Ok(Begun::Gather(guard));
             }
-            if free {
+            if gathered.is_none() {
                 return Ok(Begun::Send(guard));
             }
-            // What is gathered leaves first: it is another stream's, or as much as may be.
+            // As much as may be is gathered: it leaves first.
             drop(guard);
-            self.flush(cx)?;
+            self.flush_stream(cx, token)?;
             guard = self.state.lock();
         }
     }
@@ -344,15 +363,54 @@ impl<F: Face> Engine<F> {
         Ok(Written::Taken)
     }
 
-    /// Sends what the running callback has written so far. Never pauses the protocol: what was
+    /// Sends what callbacks have written to any stream so far. Never pauses a protocol: what was
     /// gathered is not over the high-water mark.
     #[inline]
     pub fn flush(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
-        let mut guard = self.state.lock();
-        match guard.gather_to.take() {
-            Some(token) => self.send_gathered(cx, guard, token),
-            None => Ok(()),
+        if self.state.lock().gathers.is_empty() {
+            return Ok(());
         }
+        self.flush_all(cx)
+    }
+
+    fn flush_all(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
+        let mut result = Ok(());
+        for index in 0.. {
+            let guard = self.state.lock();
+            let Some(gather) = guard.gathers.get(index) else { break };
+            if let Some(token) = gather.target {
+                let sent = self.send_gathered(cx, guard, token, index);
+                result = result.and(sent);
+            }
+        }
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.spare_gathers.append(&mut state.gathers);
+        state.spare_gathers.truncate(SPARE_GATHERS);
+        result
+    }
+
+    /// Sends what callbacks have written to one stream so far.
+    #[inline]
+    pub fn flush_stream(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let guard = self.state.lock();
+        match guard.sources.get(token) {
+            Some(Source::Stream(Stream { gather: Some(index), .. })) => {
+                let index = *index;
+                self.send_gathered(cx, guard, token, index)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what is gathered if that would fail, so that a dead peer shows; one poll(2) where
+    /// something is gathered, nothing else.
+    pub fn flush_if_broken(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let broken = self.with_stream(token, |stream| {
+            let gathered = stream.gather.is_some();
+            gathered && stream.descriptor.borrow().is_some_and(sys::is_broken)
+        });
+        if broken == Some(true) { self.flush_stream(cx, token) } else { Ok(()) }
     }
 
     fn send_gathered(
@@ -360,14 +418,19 @@ impl<F: Face> Engine<F> {
         cx: F::Context<'_>,
         mut guard: StateGuard<'_, F>,
         token: Token,
+        index: usize,
     ) -> Result<(), F::Leave> {
         let state = &mut *guard;
-        let gather = &mut state.gather;
+        let Some(gather) = state.gathers.get_mut(index) else { return Ok(()) };
+        gather.target = None;
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
             gather.clear();
             return Ok(());
         };
-        let Some(socket) = stream.descriptor.borrow().filter(|_| !stream.state.is_lost()) else {
+        stream.gather = None;
+        // In a child of fork it is the parent's to send.
+        let open = !stream.state.is_lost() && !self.is_forked();
+        let Some(socket) = stream.descriptor.borrow().filter(|_| open) else {
             gather.clear();
             return Ok(());
         };
@@ -387,7 +450,7 @@ impl<F: Face> Engine<F> {
                 let handler = stream.handler.clone();
                 drop(guard);
                 return match handler {
-                    Some(handler) => handler.failed(cx, Failure::Write, error),
+                    Some(handler) => handler.failed(cx, Failure::Flush, error),
                     None => Ok(()),
                 };
             }
@@ -511,7 +574,7 @@ impl<F: Face> Engine<F> {
         if resume {
             handler.resume_writing(cx)?;
             // It may have written more.
-            self.flush(cx)?;
+            self.flush_stream(cx, token)?;
         }
         let step = self.with_stream(token, |stream| {
             if stream.buffered_bytes() > 0 {
@@ -527,7 +590,7 @@ impl<F: Face> Engine<F> {
     /// `write_eof()`: shuts the writing side down once all is sent. Where that is now, the inner
     /// result is shutdown(2)'s: ENOTCONN for a peer that is gone.
     pub fn write_eof(&self, cx: F::Context<'_>, token: Token) -> Result<io::Result<()>, F::Leave> {
-        self.flush(cx)?;
+        self.flush_stream(cx, token)?;
         let shut = self.with_stream(token, |stream| {
             match stream.state.write_eof(stream.buffered_bytes()) {
                 Step::ShutDown => stream.descriptor.borrow().map_or(Ok(()), sys::shutdown_write),
@@ -539,7 +602,7 @@ impl<F: Face> Engine<F> {
 
     /// `close()`: stops reading; `connection_lost` follows once all is sent, in a later turn.
     pub fn close_stream(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
-        self.flush(cx)?;
+        self.flush_stream(cx, token)?;
         let step = self.with_stream(token, |stream| stream.state.close(stream.buffered_bytes()));
         self.update(token);
         self.follow(cx, token, step.unwrap_or(Step::Nothing))
@@ -664,7 +727,7 @@ impl<F: Face> Engine<F> {
         token: Token,
         limits: Limits,
     ) -> Result<(), F::Leave> {
-        self.flush(cx)?;
+        self.flush_stream(cx, token)?;
         let pause = self.with_stream(token, |stream| {
             stream.flow.set_limits(limits);
             stream.flow.should_pause(stream.buffered_bytes())

@@ -80,11 +80,18 @@ impl<T: TimerEntry> Timers<T> {
     /// that was cancelled once it is more than half.
     pub fn next_due(&mut self, dropped: &mut Vec<T>) -> Option<f64> {
         if self.cancelled > SWEEP_FROM && self.cancelled * 2 > self.heap.len() {
-            let (gone, left): (Vec<_>, Vec<_>) =
-                self.heap.drain().partition(|entry| entry.timer.is_cancelled());
-            self.heap = left.into();
+            let mut entries = std::mem::take(&mut self.heap).into_vec();
+            dropped.reserve(self.cancelled);
+            let mut index = 0;
+            while index < entries.len() {
+                if entries[index].timer.is_cancelled() {
+                    dropped.push(entries.swap_remove(index).timer);
+                } else {
+                    index += 1;
+                }
+            }
+            self.heap = entries.into();
             self.cancelled = 0;
-            dropped.extend(gone.into_iter().map(|entry| entry.timer));
         }
         while self.heap.peek()?.timer.is_cancelled() {
             self.cancelled = self.cancelled.saturating_sub(1);

@@ -17,6 +17,8 @@ const SCRATCH: usize = 256 * 1024;
 const UNPOLLED: u32 = 64;
 /// The longest wait, seconds (asyncio's MAXIMUM_SELECT_TIMEOUT).
 const LONGEST_WAIT: f64 = 24.0 * 3600.0;
+/// What callbacks write waits so long for the rest of the turn at most, seconds.
+const LONGEST_GATHER: f64 = 1e-3;
 /// A timer is due within the resolution of the clock, seconds (CLOCK_MONOTONIC's).
 const RESOLUTION: f64 = 1e-9;
 
@@ -173,6 +175,7 @@ impl<F: Face> Engine<F> {
         work: &mut Workspace,
         count: usize,
     ) -> Result<(), F::Leave> {
+        let mut gathering = None;
         for _ in 0..count {
             let Some(ready) = self.state.lock().ready.pop_front() else { break };
             let result = match ready {
@@ -187,12 +190,25 @@ impl<F: Face> Engine<F> {
                     listener.connected(cx, accepted)
                 }
             };
-            // The callback has returned: what it wrote leaves now.
-            let flushed = self.flush(cx);
-            result.and(flushed)?;
+            result?;
+            self.flush_old(cx, &mut gathering)?;
         }
         self.state.lock().dispatching = false;
-        Ok(())
+        self.flush(cx)
+    }
+
+    /// Bounds how long an answer waits for the rest of the turn.
+    #[inline]
+    fn flush_old(&self, cx: F::Context<'_>, gathering: &mut Option<f64>) -> Result<(), F::Leave> {
+        if self.state.lock().gathers.is_empty() {
+            return Ok(());
+        }
+        let now = self.time();
+        if now - *gathering.get_or_insert(now) < LONGEST_GATHER {
+            return Ok(());
+        }
+        *gathering = None;
+        self.flush(cx)
     }
 
     /// Reads, then writes, as far as the selector found the source ready.
@@ -217,7 +233,6 @@ impl<F: Face> Engine<F> {
                         self.requeue_write(token);
                         return Err(leave);
                     }
-                    self.flush(cx)?;
                     return self.writable(cx, token);
                 }
                 read

@@ -177,9 +177,7 @@ impl<F: Face> Engine<F> {
                 _ => None,
             };
             if let Some(callback) = callback {
-                let result = F::run(cx, callback);
-                let flushed = self.flush(cx);
-                if let Err(leave) = result.and(flushed) {
+                if let Err(leave) = F::run(cx, callback) {
                     if self.take_pending(token, |pending| &mut pending.write) {
                         self.requeue_write(token);
                     }

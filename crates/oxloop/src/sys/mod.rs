@@ -22,5 +22,5 @@ pub use unix::descriptor::Descriptor;
 pub(crate) use unix::forks;
 pub(crate) use unix::selector::{Events, Interest, Selector};
 pub use unix::socket::Accepted;
-pub(crate) use unix::socket::{accept, recv, send, send_vectored, shutdown_write};
+pub(crate) use unix::socket::{accept, is_broken, recv, send, send_vectored, shutdown_write};
 pub(crate) use unix::waker::Waker;

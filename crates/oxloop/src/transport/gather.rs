@@ -1,6 +1,7 @@
-//! The writes of one callback, gathered into one send (pure).
+//! The writes of one turn to one stream, gathered into one send (pure).
 //!
-//! A callback that writes a header and then a body costs one system call instead of two. The
+//! A header and then a body cost one system call instead of two, and the sends of a turn, made
+//! together, wake each peer's process once instead of for every answer. The
 //! rule that makes it unnoticeable: gather only while the kernel has taken all so far and the
 //! total stays within `min(64 KiB, high)`; everything that could show the difference flushes
 //! first. What is gathered is never over the high-water mark, hence a flush never pauses.
@@ -11,6 +12,9 @@ use std::io::IoSlice;
 
 /// The most that is gathered, bytes.
 pub const GATHER_LIMIT: usize = 64 * 1024;
+
+/// So much of an arena's allocation is kept for reuse, bytes.
+const KEPT_ARENA: usize = 16 * 1024;
 
 #[derive(Debug)]
 enum Piece<B> {
@@ -27,22 +31,29 @@ pub trait Data<B> {
     fn keep(&self) -> Option<B>;
 }
 
+/// Whether `more` bytes may join so many that are gathered.
+pub fn may_gather(gathered: usize, more: usize, limits: Limits) -> bool {
+    gathered + more <= GATHER_LIMIT.min(limits.high())
+}
+
 /// The gathered writes to one connection.
 #[derive(Debug)]
-pub struct Gather<B> {
+pub struct Gather<B, T = ()> {
+    /// Whom they go to; `None` once they are sent.
+    pub target: Option<T>,
     /// Small pieces are copied here, one behind the other; the allocation is reused.
     arena: Vec<u8>,
     pieces: Vec<Piece<B>>,
     len: usize,
 }
 
-impl<B> Default for Gather<B> {
-    fn default() -> Gather<B> {
-        Gather { arena: Vec::new(), pieces: Vec::new(), len: 0 }
+impl<B, T> Default for Gather<B, T> {
+    fn default() -> Gather<B, T> {
+        Gather { target: None, arena: Vec::new(), pieces: Vec::new(), len: 0 }
     }
 }
 
-impl<B: AsRef<[u8]>> Gather<B> {
+impl<B: AsRef<[u8]>, T> Gather<B, T> {
     /// Bytes gathered.
     pub fn len(&self) -> usize {
         self.len
@@ -54,12 +65,7 @@ impl<B: AsRef<[u8]>> Gather<B> {
         self.len == 0
     }
 
-    /// Whether `more` bytes may join what is gathered.
-    pub fn accepts(&self, more: usize, limits: Limits) -> bool {
-        self.len + more <= GATHER_LIMIT.min(limits.high())
-    }
-
-    /// Adds a write; ask [`accepts`](Self::accepts) first.
+    /// Adds a write; ask [`may_gather`] first.
     pub fn push(&mut self, data: &(impl Data<B> + ?Sized)) {
         let bytes = data.bytes();
         self.len += bytes.len();
@@ -126,6 +132,7 @@ impl<B: AsRef<[u8]>> Gather<B> {
     pub fn clear(&mut self) {
         self.pieces.clear();
         self.arena.clear();
+        self.arena.shrink_to(KEPT_ARENA);
         self.len = 0;
     }
 }
@@ -155,7 +162,7 @@ mod tests {
             ),
             part in 0.0f64..=1.0,
         ) {
-            let mut gather = Gather::default();
+            let mut gather = Gather::<Vec<u8>>::default();
             let mut all = Vec::new();
             for (number, &(len, keep)) in writes.iter().enumerate() {
                 let data: Vec<u8> = (0..len).map(|i| (i * 7 + number) as u8).collect();
@@ -178,14 +185,11 @@ mod tests {
 
     #[test]
     fn stays_within_the_high_water_mark() {
-        let mut gather = Gather::default();
         let limits = Limits::new(Some(100), None).unwrap_or_default();
-        gather.push(&Write(vec![0; 60], true));
-        assert!(gather.accepts(40, limits));
-        assert!(!gather.accepts(41, limits));
-        assert!(
-            !Gather::<Vec<u8>>::default()
-                .accepts(GATHER_LIMIT + 1, Limits::new(Some(1 << 20), None).unwrap_or_default())
-        );
+        assert!(may_gather(60, 40, limits));
+        assert!(!may_gather(60, 41, limits));
+        let wide = Limits::new(Some(1 << 20), None).unwrap_or_default();
+        assert!(may_gather(0, GATHER_LIMIT, wide));
+        assert!(!may_gather(1, GATHER_LIMIT, wide));
     }
 }

@@ -219,7 +219,7 @@ impl Transport {
         let handle = ProtocolHandle::new(protocol);
         let (transport, erased) = (self.clone(), handle.erased());
         self.0.core.act(move |cx| {
-            let Ok(()) = cx.core.engine.flush(cx);
+            let Ok(()) = cx.core.engine.flush_stream(cx, transport.0.token);
             transport.replace_protocol(erased);
         });
         handle
@@ -273,7 +273,7 @@ impl Transport {
     fn flush(&self) {
         let core = &self.0.core;
         if core.acts_here() {
-            let Ok(()) = core.engine.flush(core.cx());
+            let Ok(()) = core.engine.flush_stream(core.cx(), self.0.token);
         }
     }
 }

@@ -148,7 +148,7 @@ impl Transport {
     pub(super) fn force_close(&self, cx: Cx<'_>, error: Option<Error>) {
         let engine = &cx.core.engine;
         // What was written before is on its way, as on asyncio.
-        let Ok(()) = engine.flush(cx);
+        let Ok(()) = engine.flush_stream(cx, self.0.token);
         if engine.force_close(self.0.token) {
             self.0.held.lock().error = error;
             self.lose_soon(cx);

@@ -1,8 +1,10 @@
 //! The calls that move bytes: one system call each, never blocking, errno kept.
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
 };
+use rustix::time::Timespec;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -43,4 +45,12 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
 /// Sends a FIN after what has been sent: the peer reads the end of the stream.
 pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+}
+
+/// Whether a send would fail: an error or a hang-up is pending.
+pub(crate) fn is_broken(socket: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut polled, Some(&none));
+    ready.is_ok() && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }

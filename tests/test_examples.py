@@ -1,0 +1,86 @@
+"""The examples: each prints on oxloop what it prints on stdlib asyncio."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LIMIT = 30
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def variant(name: str, loop: str, folder: Path, port: int = 8888) -> list[str]:
+    """The command that runs an example, on a free port, as it is or back on asyncio."""
+    text = (EXAMPLES / f"{name}.py").read_text().replace("8888", str(port))
+    if loop == "asyncio":
+        text = text.replace("import oxloop\n", "").replace("oxloop.", "asyncio.")
+        assert "oxloop" not in text
+    path = folder / f"{name}-{loop}-{port}.py"
+    path.write_text(text)
+    return [sys.executable, "-u", "-X", "dev", "-W", "error", str(path)]
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def wait_for_listener(port: int, server: subprocess.Popen[str]) -> None:
+    """Until the kernel lists the port as listening: a probing connection would be served."""
+    wanted = re.compile(rf": 0100007F:{port:04X} 00000000:0000 0A ")
+    while not wanted.search(Path("/proc/net/tcp").read_text()):
+        assert server.poll() is None, server.communicate()
+
+
+def echo(form: str, loop: str, folder: Path) -> tuple[str, str]:
+    """Output of the server, which is ended by Ctrl-C, and of its client."""
+    port = free_port()
+    server = subprocess.Popen(
+        variant(f"{form}tcp_echo_server", loop, folder, port),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_listener(port, server)
+        client = run(variant(f"{form}tcp_echo_client", loop, folder, port))
+        server.send_signal(signal.SIGINT)
+        served, errors = server.communicate(timeout=LIMIT)
+    finally:
+        server.kill()
+        server.wait()
+    if form:
+        assert (server.returncode, errors) == (0, "")
+    else:
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+    numbers = re.compile(r"\b\d{4,5}\b")
+    return numbers.sub("PORT", served), client
+
+
+@pytest.mark.parametrize("form", ["", "old_"], ids=["modern", "old"])
+def test_tcp_echo(form: str, tmp_path: Path) -> None:
+    served, client = echo(form, "oxloop", tmp_path)
+    assert "Data received: 'Hello World!'" in served
+    assert "Data received: 'Hello World!'" in client
+    assert (served, client) == echo(form, "asyncio", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["", "old_"], ids=["modern", "old"])
+def test_existing_socket(form: str, tmp_path: Path) -> None:
+    name = f"{form}existing_socket"
+    printed = run(variant(name, "oxloop", tmp_path))
+    assert printed == "Received: abc\n"
+    assert printed == run(variant(name, "asyncio", tmp_path))
