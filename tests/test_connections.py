@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import ssl
 
@@ -15,6 +14,7 @@ from .support import (
     PYTHON,
     Peer,
     Recorder,
+    descriptors,
     hops,
     listen,
     module_of,
@@ -232,7 +232,7 @@ class TestErrors:
                 super().connection_made(transport)
                 raise LookupError("not made")
 
-        transport, protocol = await loop.create_connection(Failing, *listener.getsockname())
+        _transport, protocol = await loop.create_connection(Failing, *listener.getsockname())
         context = error_contexts.pop()
         assert isinstance(context["exception"], LookupError)
         connection, _ = listener.accept()
@@ -242,7 +242,7 @@ class TestErrors:
         assert await protocol.lost() is None
 
     async def test_cancelled_while_connecting(self, loop):
-        descriptors = set(os.listdir("/proc/self/fd"))
+        before = descriptors()
         with silent_address() as address:
             task = loop.create_task(loop.create_connection(Recorder, *address))
             await hops(5)
@@ -250,7 +250,7 @@ class TestErrors:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert set(os.listdir("/proc/self/fd")) == descriptors
+        assert descriptors() == before
 
     @pytest.mark.skipif(not hasattr(asyncio, "timeout"), reason="asyncio.timeout is new in 3.11")
     async def test_time_out_while_connecting(self, loop):
@@ -306,9 +306,7 @@ class TestLocalAddress:
 
     async def test_of_another_family(self, loop, listener):
         with pytest.raises(OSError):
-            await loop.create_connection(
-                Recorder, *listener.getsockname(), local_addr=("::1", 0)
-            )
+            await loop.create_connection(Recorder, *listener.getsockname(), local_addr=("::1", 0))
 
 
 class TestExistingSocket:

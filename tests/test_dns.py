@@ -19,7 +19,13 @@ class TestGetaddrinfo:
             (("127.0.0.1", None), {"type": socket.SOCK_STREAM}),
             (("127.0.0.1", 80), {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP}),
             (("::1", 80), {"family": socket.AF_INET6, "type": socket.SOCK_STREAM}),
-            (("::1", 80, ), {"flags": socket.AI_NUMERICHOST}),
+            (
+                (
+                    "::1",
+                    80,
+                ),
+                {"flags": socket.AI_NUMERICHOST},
+            ),
             (("localhost", 80), {"family": socket.AF_INET, "type": socket.SOCK_STREAM}),
             ((b"localhost", 80), {"family": socket.AF_INET, "type": socket.SOCK_STREAM}),
             ((None, 80), {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}),

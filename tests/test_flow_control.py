@@ -139,7 +139,7 @@ class TestPause:
         assert protocol.paused_at == [held]
 
     async def test_zero_high_pauses_whenever_something_waits(self, full):
-        transport, protocol, peer, held = await full()
+        transport, protocol, _peer, held = await full()
         transport.set_write_buffer_limits(high=0)
         assert protocol.paused_at == [held]
 
@@ -151,7 +151,7 @@ class TestPause:
         assert protocol.calls == ["connection_made"]
 
     async def test_with_default_limits(self, network):
-        transport, protocol, peer = await network.connect(Sizes(), receive_buffer=SMALL)
+        transport, protocol, _peer = await network.connect(Sizes(), receive_buffer=SMALL)
         for _ in range(100_000):
             if protocol.paused_at:
                 break
@@ -203,7 +203,7 @@ class TestResume:
         assert len(protocol.resumed_at) == 1
 
     async def test_not_while_nothing_moves(self, full):
-        transport, protocol, peer, held = await full()
+        transport, protocol, _peer, held = await full()
         transport.set_write_buffer_limits(high=held)
         transport.write(b"1")
         await hops(10)

@@ -67,7 +67,7 @@ class TestSetProtocol:
         assert first.calls == ["connection_made"]
 
     async def test_after_close_gets_connection_lost(self, opened):
-        transport, first, peer = await opened()
+        transport, first, _peer = await opened()
         second = Recorder()
         transport.close()
         transport.set_protocol(second)
@@ -75,7 +75,7 @@ class TestSetProtocol:
         assert first.calls == ["connection_made"]
 
     async def test_to_buffered_and_back(self, opened):
-        transport, first, peer = await opened()
+        transport, _first, peer = await opened()
         buffered = BufferedRecorder(size=2)
         transport.set_protocol(buffered)
         peer.send(b"buffered")
@@ -88,7 +88,7 @@ class TestSetProtocol:
         await last.lost()
 
     async def test_a_callback_assigned_later_is_seen(self, opened):
-        transport, protocol, peer = await opened()
+        _transport, protocol, peer = await opened()
         peer.send(b"one")
         await protocol.received(3)
         seen = bytearray()
@@ -122,7 +122,7 @@ class TestSetProtocol:
             def connection_lost(self, error):
                 pass
 
-        transport, _, peer = await network.connect(Duck())
+        _transport, _, peer = await network.connect(Duck())
         assert await peer.read(5) == b"quack"
         peer.send(b"data")
         assert await done == b"data"
@@ -131,7 +131,7 @@ class TestSetProtocol:
 class TestBufferedProtocol:
     @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20])
     async def test_receives(self, opened, size):
-        transport, protocol, peer = await opened(BufferedRecorder(size))
+        _transport, protocol, peer = await opened(BufferedRecorder(size))
         data = random.Random(5).randbytes(min(size * 100, 2_000_000))
         await peer.send_all(data)
         assert await protocol.received(len(data)) == data
@@ -149,7 +149,7 @@ class TestBufferedProtocol:
                 self.data += self.buffer[10 : 10 + nbytes]
                 self.record("buffer_updated")
 
-        transport, protocol, peer = await opened(Viewing(30))
+        _transport, protocol, peer = await opened(Viewing(30))
         peer.send(bytes(range(1, 26)))
         assert await protocol.received(25) == bytes(range(1, 26))
         assert protocol.buffer[:10] == bytes(10)
@@ -163,7 +163,7 @@ class TestBufferedProtocol:
                 hints.append(sizehint)
                 return super().get_buffer(sizehint)
 
-        transport, protocol, peer = await opened(Hinted())
+        _transport, protocol, peer = await opened(Hinted())
         peer.send(b"data")
         await protocol.received(4)
         assert all(isinstance(hint, int) for hint in hints)
@@ -177,7 +177,7 @@ class TestBufferedProtocol:
                 super().buffer_updated(nbytes)
                 self.buffer.extend(bytes(len(self.buffer)))
 
-        transport, protocol, peer = await opened(Growing(1))
+        _transport, protocol, peer = await opened(Growing(1))
         peer.send(b"x" * 100)
         assert await protocol.received(100) == b"x" * 100
 
@@ -224,7 +224,7 @@ class TestBufferedProtocol:
             def buffer_updated(self, nbytes):
                 raise LookupError("not updated")
 
-        transport, protocol, peer = await opened(Failing())
+        _transport, protocol, peer = await opened(Failing())
         peer.send(b"data")
         error = await protocol.lost()
         context = error_contexts.pop()
@@ -259,7 +259,7 @@ class TestExceptions:
             def data_received(self, data):
                 raise FileNotFoundError("mistaken for the network")
 
-        transport, protocol, peer = await opened(Failing())
+        _transport, protocol, peer = await opened(Failing())
         peer.send(b"data")
         assert isinstance(await protocol.lost(), FileNotFoundError)
         assert error_contexts == []
@@ -269,7 +269,7 @@ class TestExceptions:
             def eof_received(self):
                 raise LookupError("no end")
 
-        transport, protocol, peer = await opened(Failing())
+        _transport, protocol, peer = await opened(Failing())
         peer.shutdown()
         error = await protocol.lost()
         context = error_contexts.pop()
@@ -298,7 +298,7 @@ class TestExceptions:
                 self.transport.close()
                 raise LookupError("and then failed")
 
-        transport, protocol, peer = await opened(Failing())
+        _transport, protocol, peer = await opened(Failing())
         peer.send(b"data")
         await protocol.lost()
         assert isinstance(error_contexts.pop()["exception"], LookupError)
@@ -306,7 +306,7 @@ class TestExceptions:
         assert protocol.calls.count("connection_lost") == 1
 
     async def test_a_missing_callback(self, opened, error_contexts):
-        transport, protocol, peer = await opened()
+        transport, _protocol, peer = await opened()
         transport.set_protocol(object())
         peer.send(b"data")
         while not error_contexts:
@@ -413,7 +413,7 @@ class TestContexts:
                 variable.set(data.decode())
                 super().data_received(data)
 
-        transport, protocol, peer = await network.connect(Setting())
+        _transport, protocol, peer = await network.connect(Setting())
         for number in range(3):
             peer.send(b"%d" % number)
             await protocol.received(number + 1)

@@ -11,7 +11,16 @@ import weakref
 
 import pytest
 
-from .support import PYTHON, TIME_LIMIT, LoopFactory, hops, run_script, skip_stock_bug, turns, type_of
+from .support import (
+    PYTHON,
+    TIME_LIMIT,
+    LoopFactory,
+    hops,
+    run_script,
+    skip_stock_bug,
+    turns,
+    type_of,
+)
 
 
 def test_loop_is_an_asyncio_loop(loop):

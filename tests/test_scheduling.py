@@ -1,4 +1,4 @@
-"""Scheduling callbacks (event loop page, "Scheduling callbacks", "Scheduling delayed callbacks")."""
+"""Scheduling callbacks, at once and later (event loop page, the sections of those names)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pytest
 from .support import (
     PYTHON,
     Recorder,
+    descriptors,
     hops,
     listen,
     module_of,
@@ -190,12 +191,12 @@ class TestAddresses:
         assert str(listener.family.name) == "AF_INET"
 
     async def test_in_use_closes_what_was_bound(self, loop):
-        descriptors = set(os.listdir("/proc/self/fd"))
+        before = descriptors()
         with listen() as listener:
             port = listener.getsockname()[1]
             with pytest.raises(OSError):
                 await loop.create_server(Recorder, ["127.0.0.1", "127.0.0.2", "127.0.0.3"], port)
-        assert set(os.listdir("/proc/self/fd")) == descriptors
+        assert descriptors() == before
 
     async def test_not_of_this_machine(self, loop):
         with pytest.raises(OSError):

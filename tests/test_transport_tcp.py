@@ -80,7 +80,7 @@ class TestInformation:
         assert [transport.get_extra_info(name) for name in ("peername", "sockname")] == names
 
     async def test_peername_after_a_reset(self, opened):
-        transport, protocol, peer = await opened()
+        transport, _protocol, peer = await opened()
         name = peer.sock.getsockname()
         transport.pause_reading()
         peer.reset()
@@ -184,7 +184,7 @@ class TestWriting:
         assert await protocol.received(len(theirs)) == theirs
 
     async def test_buffer_size(self, opened):
-        transport, _, peer = await opened(receive_buffer=4096)
+        transport, _, _peer = await opened(receive_buffer=4096)
         assert transport.get_write_buffer_size() == 0
         transport.write(b"small")
         assert transport.get_write_buffer_size() == 0
@@ -257,7 +257,7 @@ class TestWriteRule:
         assert "pause_writing" not in protocol.calls
 
     def test_write_and_stop_delivers(self, loop, opened):
-        transport, protocol, peer = loop.run_until_complete(opened())
+        transport, _protocol, peer = loop.run_until_complete(opened())
 
         def callback():
             transport.write(b"written")
@@ -311,7 +311,7 @@ class TestWriteRule:
         assert isinstance(error, ConnectionError)
 
     async def test_before_a_protocol_change(self, opened):
-        transport, first, peer = await opened()
+        transport, _first, peer = await opened()
         transport.write(b"first,")
         second = Recorder()
         transport.set_protocol(second)
@@ -431,7 +431,7 @@ class TestReading:
                 super().data_received(data)
                 kinds.append(type(data))
 
-        transport, protocol, peer = await opened(Typed())
+        _transport, protocol, peer = await opened(Typed())
         for size in (1, 100, 100_000, 1_000_000):
             protocol.data.clear()
             await peer.send_all(bytes(size))
@@ -447,7 +447,7 @@ class TestReading:
                 super().data_received(data)
                 kept.append((data, hash(data)))
 
-        transport, protocol, peer = await opened(Keeping())
+        _transport, protocol, peer = await opened(Keeping())
         data = random.Random(4).randbytes(3_000_000)
         await peer.send_all(data)
         await protocol.received(len(data))
@@ -483,7 +483,7 @@ class TestEndOfStream:
         assert await peer.read_all() == b""
 
     async def test_no_writing_after_ours(self, opened):
-        transport, protocol, peer = await opened()
+        transport, _protocol, _peer = await opened()
         transport.write_eof()
         with pytest.raises(RuntimeError, match=r"after write_eof\(\)"):
             transport.write(b"more")
@@ -494,7 +494,7 @@ class TestEndOfStream:
 
     @pytest.mark.parametrize("answer", [None, False, 0, ""])
     async def test_theirs_closes(self, opened, answer):
-        transport, protocol, peer = await opened(Recorder(keep_open=answer))
+        _transport, protocol, peer = await opened(Recorder(keep_open=answer))
         peer.send(b"last")
         peer.shutdown()
         assert await protocol.lost() is None
@@ -638,7 +638,7 @@ class TestClose:
                 transport.write(b"no")
                 transport.close()
 
-        transport, protocol, peer = await opened(Closing())
+        _transport, protocol, peer = await opened(Closing())
         assert await protocol.lost() is None
         assert protocol.calls == ["connection_made", "connection_lost"]
         assert await peer.read_all() == b"no"
@@ -650,7 +650,7 @@ class TestClose:
                 self.transport.write(data)
                 self.transport.close()
 
-        transport, protocol, peer = await opened(Closing())
+        _transport, protocol, peer = await opened(Closing())
         peer.send(b"x")
         assert await protocol.lost() is None
         assert await peer.read_all() == b"x"
@@ -718,7 +718,7 @@ class TestLateCalls:
         assert await peer.read_all() == b""
 
     async def test_answers(self, closed):
-        transport, protocol, _ = await closed()
+        transport, _protocol, _ = await closed()
         assert transport.is_closing()
         assert not transport.is_reading()
         assert transport.can_write_eof()

@@ -33,5 +33,43 @@ class Difference:
         return self.case == case and re.search(self.pattern, line) is not None
 
 
-DIFFERENCES: list[Difference] = []
+DIFFERENCES: list[Difference] = [
+    Difference(
+        "writes",
+        "looking_in_the_same_callback",
+        "peer has",
+        "what a turn writes is sent at its end, by one call for each connection",
+    ),
+    Difference(
+        "exceptions",
+        "in_eof_received",
+        r"client\.eof_received\(\)",
+        "the end of the stream is told once: asyncio tells it again after a KeyboardInterrupt",
+    ),
+    Difference(
+        "exceptions",
+        "in_the_factory_of_a_client",
+        "socket open",
+        "a socket whose protocol factory fails is closed, as newer releases of asyncio do",
+        before=(3, 14, 8),
+    ),
+    Difference(
+        "exceptions",
+        "interrupts_in_the_factory_of_a_server",
+        "Task exception was never retrieved",
+        "no task is made for each connection: the interrupt leaves run_forever, and that is all",
+    ),
+    Difference(
+        "resources",
+        "unclosed_loop",
+        "warned 'ResourceWarning: unclosed event'",
+        "in no reference cycle, the loop is freed, and warns, when the last reference goes",
+    ),
+    Difference(
+        "resources",
+        "unclosed_transport",
+        "warned 'ResourceWarning: unclosed transport'",
+        "in no reference cycle, the transport is freed, and warns, when the loop is closed",
+    ),
+]
 """Of oxloop from asyncio."""

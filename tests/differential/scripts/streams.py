@@ -75,6 +75,7 @@ async def writing(trace: Trace) -> None:
     writer.write(b"one ")
     writer.writelines([b"two ", b"three"])
     await trace.wait("drain", writer.drain())
+    await trace.turns(1)
     trace("peer has", receive(far, 13))
     trace.call(writer.can_write_eof)
     writer.write_eof()

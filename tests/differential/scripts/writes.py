@@ -177,6 +177,21 @@ async def dead_peer_shows_at_once(trace: Trace) -> None:
 
 
 @case
+async def looking_in_the_same_callback(trace: Trace) -> None:
+    """What a callback has written is with the peer before it returns."""
+    transport, _, _, far = await _open(trace)
+    far.setblocking(False)
+    transport.write(b"small")
+    try:
+        trace("peer has", far.recv(100))
+    except BlockingIOError:
+        trace("peer has nothing yet")
+    await trace.turns(1)
+    far.settimeout(5)
+    transport.close()
+
+
+@case
 async def broken_pipe(trace: Trace) -> None:
     """A peer that has closed answers the first write with a reset: the second one fails."""
     transport, client, near, far = await _open(trace, eof_received=lambda: True)
@@ -184,7 +199,7 @@ async def broken_pipe(trace: Trace) -> None:
     await client.called("eof_received")
     far.close()
     trace.call(transport.write, b"first")
-    trace.call(transport.is_closing)  # asked for, it is sent; the answer comes
+    trace.call(transport.get_write_buffer_size)  # asked for, it is sent; the answer comes
     broken(near)
     trace.call(transport.write, b"second")
     trace.call(transport.is_closing)

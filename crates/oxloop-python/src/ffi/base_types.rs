@@ -66,6 +66,7 @@ fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_finalize, pfunc: finalize as *mut c_void },
         ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
     ];
     let mut spec = ffi::PyType_Spec {
@@ -100,6 +101,16 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
             free(object.cast());
         }
     }
+}
+
+/// The collector calls this for each transport of a cycle before it clears any object of it.
+unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
+    // A panic must not cross into C; a transport that cannot be closed is left to its dealloc.
+    let _ = std::panic::catch_unwind(|| {
+        // SAFETY: finalizers are called attached, with a live object.
+        let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
+        crate::transport::stream::finalize(&object);
+    });
 }
 
 unsafe extern "C" fn traverse(

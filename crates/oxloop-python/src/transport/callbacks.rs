@@ -104,8 +104,16 @@ impl StreamHandler<PyFace> for StreamRef {
         let error = os_error(cx.py(), &error);
         let (kind, message) = match failure {
             Failure::Write => return self.fatal_error(cx, error, WRITE_FAILED),
-            // The writer's context is left already: the connection's own is the next best.
-            Failure::Flush => (Kind::Read, WRITE_FAILED),
+            Failure::Flush => {
+                // The writer's context is left already: the connection's own is the next best. A
+                // copy, as a callback may be running in it.
+                let py = cx.py();
+                let known =
+                    self.0.get().parts.lock().read_context.as_ref().map(|c| c.clone_ref(py));
+                let Some(known) = known else { return self.fatal_error(cx, error, WRITE_FAILED) };
+                let copy = context::copy(known.bind(py))?;
+                return context::run(copy.bind(py), || self.fatal_error(cx, error, WRITE_FAILED));
+            }
             Failure::Read => (Kind::Read, READ_FAILED),
             Failure::Drain => (Kind::Write, WRITE_FAILED),
         };

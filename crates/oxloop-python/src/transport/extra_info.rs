@@ -163,24 +163,26 @@ pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
 }
 
 /// The end of a transport that nobody closed: told as asyncio tells it, and closed.
-pub(super) fn abandon(py: Python<'_>, parts: &Parts, unclosed: Option<&str>) -> PyResult<()> {
-    let Some(text) = unclosed else { return Ok(()) };
-    let warned = match py.import("warnings") {
-        Ok(warnings) => {
-            let category = py.get_type::<PyResourceWarning>();
-            warnings
-                .call_method1("warn", (format!("unclosed transport {text}"), category))
-                .map(drop)
-        }
-        // The interpreter is on its way out.
-        Err(_) => Ok(()),
-    };
+pub(super) fn abandon(
+    py: Python<'_>,
+    parts: &Parts,
+    transport: Option<&Bound<'_, StreamTransport>>,
+    text: &str,
+) -> PyResult<()> {
+    // Without its modules the interpreter is on its way out, and nobody listens.
+    let warned = py.import("warnings").map_or(Ok(()), |warnings| {
+        let category = py.get_type::<PyResourceWarning>();
+        let keywords = PyDict::new(py);
+        keywords.set_item("source", transport)?;
+        let args = (format!("unclosed transport {text}"), category);
+        warnings.call_method("warn", args, Some(&keywords)).map(drop)
+    });
     let closed = match &parts.socket {
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
     };
     let detached = match &parts.server {
-        Some(server) => server.call_method1(py, intern!(py, "_detach"), (py.None(),)).map(drop),
+        Some(server) => server.call_method1(py, intern!(py, "_detach"), (transport,)).map(drop),
         None => Ok(()),
     };
     warned.and(closed).and(detached)

@@ -221,7 +221,8 @@ impl StreamTransport {
     }
 
     fn __clear__(&self) {
-        self.abandon();
+        let parts = std::mem::take(&mut *self.parts.lock());
+        drop(parts);
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -426,17 +427,19 @@ impl StreamTransport {
         }
     }
 
-    /// The transport goes away: an open one is told (ResourceWarning) and closed.
-    fn abandon(&self) {
-        let open = !self.info().closed;
-        let text = open.then(|| self.describe("StreamTransport"));
+    /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
+    /// where the collector found it, and not where the last reference went.
+    fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
+        if self.info().closed {
+            return;
+        }
+        let text = self.describe("StreamTransport");
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         let told = Python::try_attach(|py| {
             // A destructor may run while an exception is on its way.
             let pending = PyErr::take(py);
-            let result = extra_info::abandon(py, &parts, text.as_deref());
-            if let Err(error) = result {
+            if let Err(error) = extra_info::abandon(py, &parts, slf, &text) {
                 error.write_unraisable(py, None);
             }
             self.engine().release(self.token);
@@ -452,9 +455,16 @@ impl StreamTransport {
     }
 }
 
+/// asyncio's `__del__`, for a transport in a cycle that the collector takes apart.
+pub(crate) fn finalize(object: &Bound<'_, PyAny>) {
+    if let Ok(transport) = object.cast::<StreamTransport>() {
+        transport.get().abandon(Some(transport));
+    }
+}
+
 impl Drop for StreamTransport {
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon(None);
         self.engine().remove_stream(self.token);
     }
 }

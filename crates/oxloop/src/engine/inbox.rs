@@ -24,7 +24,8 @@ pub(crate) struct Inbox<T> {
     /// Whether the queue holds anything: read for each `call_soon`, so no lock.
     filled: AtomicBool,
     state: AtomicU8,
-    waker: Waker,
+    /// `None` once the loop is closed.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl<T> Inbox<T> {
@@ -33,7 +34,7 @@ impl<T> Inbox<T> {
             queue: Mutex::new(VecDeque::new()),
             filled: AtomicBool::new(false),
             state: AtomicU8::new(AWAKE),
-            waker: Waker::new()?,
+            waker: Mutex::new(Some(Waker::new()?)),
         })
     }
 
@@ -62,7 +63,7 @@ impl<T> Inbox<T> {
                 .compare_exchange(ASLEEP, WOKEN, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok()
         {
-            self.waker.wake();
+            self.waker.lock().iter().for_each(Waker::wake);
         }
     }
 
@@ -78,10 +79,11 @@ impl<T> Inbox<T> {
         queue.extend(items.drain(..).map(wrap));
     }
 
-    /// Takes all items out.
-    pub(crate) fn take(&self) -> VecDeque<T> {
+    /// Nobody is woken any more; gives all items back.
+    pub(crate) fn close(&self) -> VecDeque<T> {
         let mut items = self.queue.lock();
         self.filled.store(false, Ordering::SeqCst);
+        *self.waker.lock() = None;
         std::mem::take(&mut *items)
     }
 
@@ -98,12 +100,15 @@ impl<T> Inbox<T> {
     /// The wait is over.
     pub(crate) fn wake_up(&self) {
         if self.state.swap(AWAKE, Ordering::SeqCst) == WOKEN {
-            self.waker.reset();
+            self.waker.lock().iter().for_each(Waker::reset);
         }
     }
 
-    /// What the selector watches for wake-ups.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.waker.descriptor()
+    /// Shows `watch` what is to be watched for wake-ups.
+    pub(crate) fn watch(
+        &self,
+        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.waker.lock().as_ref().map_or(Ok(()), |waker| watch(waker.descriptor()))
     }
 }

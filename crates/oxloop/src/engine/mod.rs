@@ -39,6 +39,7 @@ use registry::Registry;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use streams::Stream;
 use timers::{TimerEntry, Timers};
@@ -53,7 +54,8 @@ const WAKER: u64 = 0;
 pub struct Engine<F: Face> {
     state: Mutex<F::Lock, State<F>>,
     inbox: Inbox<F::Callback>,
-    selector: Selector,
+    /// `None` once the loop is closed. A run holds on to its own reference.
+    selector: parking_lot::Mutex<Option<Arc<Selector>>>,
     closed: AtomicBool,
     /// Which process made it: a child of fork never touches its parent's selector.
     process: forks::Generation,
@@ -150,11 +152,11 @@ impl<F: Face> Engine<F> {
     /// EMFILE and ENFILE where no descriptor is left for the selector and the waker.
     pub fn new() -> io::Result<Engine<F>> {
         let (selector, inbox) = (Selector::new()?, Inbox::new()?);
-        selector.add(inbox.descriptor(), WAKER, Interest::READ)?;
+        inbox.watch(|waker| selector.add(waker, WAKER, Interest::READ))?;
         Ok(Engine {
             state: Mutex::new(State::default()),
             inbox,
-            selector,
+            selector: parking_lot::Mutex::new(Some(Arc::new(selector))),
             closed: AtomicBool::new(false),
             process: forks::generation(),
         })
@@ -204,6 +206,10 @@ impl<F: Face> Engine<F> {
         self.closed.load(Ordering::Acquire)
     }
 
+    fn selector(&self) -> Option<Arc<Selector>> {
+        self.selector.lock().clone()
+    }
+
     /// Whether this process is a child of the one that made the loop.
     pub fn is_forked(&self) -> bool {
         self.process != forks::generation()
@@ -220,6 +226,7 @@ impl<F: Face> Engine<F> {
             state.sources = std::mem::take(&mut old.sources);
             old
         };
+        let selector = self.selector.lock().take();
         let mut dropped = Vec::new();
         let tokens: Vec<Token> = self.state.lock().sources.iter().map(|(token, _)| token).collect();
         for token in tokens {
@@ -229,13 +236,15 @@ impl<F: Face> Engine<F> {
                 Some(Source::Stream(stream)) => {
                     let asked = std::mem::take(&mut stream.registered);
                     if asked != Interest::NONE && !self.is_forked() {
-                        let _ = stream.descriptor.borrow().map(|fd| self.selector.remove(fd));
+                        let fd = stream.descriptor.borrow();
+                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
                     }
                     dropped.push(Dropped::Handler(stream.handler.take()));
                 }
                 Some(source) => {
                     if source.registered() != Interest::NONE && !self.is_forked() {
-                        let _ = source.descriptor().borrow().map(|fd| self.selector.remove(fd));
+                        let fd = source.descriptor().borrow();
+                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
                     }
                     dropped.push(Dropped::Source(state.sources.remove(token)));
                 }
@@ -246,7 +255,7 @@ impl<F: Face> Engine<F> {
         drop(old);
         drop(dropped);
         if !self.is_forked() {
-            drop(self.inbox.take());
+            drop(self.inbox.close());
         }
     }
 

@@ -379,7 +379,7 @@ impl<F: Face> Engine<F> {
             let guard = self.state.lock();
             let Some(gather) = guard.gathers.get(index) else { break };
             if let Some(token) = gather.target {
-                let sent = self.send_gathered(cx, guard, token, index);
+                let sent = self.send_gathered(cx, guard, token, index, Failure::Flush);
                 result = result.and(sent);
             }
         }
@@ -397,7 +397,8 @@ impl<F: Face> Engine<F> {
         match guard.sources.get(token) {
             Some(Source::Stream(Stream { gather: Some(index), .. })) => {
                 let index = *index;
-                self.send_gathered(cx, guard, token, index)
+                // The caller is the writer, or as good as.
+                self.send_gathered(cx, guard, token, index, Failure::Write)
             }
             _ => Ok(()),
         }
@@ -419,6 +420,7 @@ impl<F: Face> Engine<F> {
         mut guard: StateGuard<'_, F>,
         token: Token,
         index: usize,
+        failure: Failure,
     ) -> Result<(), F::Leave> {
         let state = &mut *guard;
         let Some(gather) = state.gathers.get_mut(index) else { return Ok(()) };
@@ -450,7 +452,7 @@ impl<F: Face> Engine<F> {
                 let handler = stream.handler.clone();
                 drop(guard);
                 return match handler {
-                    Some(handler) => handler.failed(cx, Failure::Flush, error),
+                    Some(handler) => handler.failed(cx, failure, error),
                     None => Ok(()),
                 };
             }

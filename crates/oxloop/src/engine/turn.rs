@@ -50,8 +50,9 @@ impl<F: Face> Engine<F> {
             let events = Events::with_capacity(EVENTS);
             Box::new(Workspace { events, scratch: vec![0; SCRATCH], unpolled: 0 })
         });
+        let Some(selector) = self.selector() else { return Ok(()) };
         let result = loop {
-            if let Err(leave) = self.turn(cx, &mut work) {
+            if let Err(leave) = self.turn(cx, &selector, &mut work) {
                 break Err(leave);
             }
             if self.state.lock().stopping {
@@ -68,9 +69,14 @@ impl<F: Face> Engine<F> {
         result.and(flushed)
     }
 
-    fn turn(&self, cx: F::Context<'_>, work: &mut Workspace) -> Result<(), F::Leave> {
+    fn turn(
+        &self,
+        cx: F::Context<'_>,
+        selector: &Selector,
+        work: &mut Workspace,
+    ) -> Result<(), F::Leave> {
         let wait = self.prepare();
-        self.wait(cx, work, wait)?;
+        self.wait(cx, selector, work, wait)?;
         let count = self.collect(work);
         self.run_ready(cx, work, count)
     }
@@ -97,7 +103,13 @@ impl<F: Face> Engine<F> {
     }
 
     /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
-    fn wait(&self, cx: F::Context<'_>, work: &mut Workspace, wait: Wait) -> Result<(), F::Leave> {
+    fn wait(
+        &self,
+        cx: F::Context<'_>,
+        selector: &Selector,
+        work: &mut Workspace,
+        wait: Wait,
+    ) -> Result<(), F::Leave> {
         let Workspace { events, unpolled, .. } = work;
         let timeout = match wait {
             Wait::Poll => {
@@ -108,7 +120,7 @@ impl<F: Face> Engine<F> {
                     return Ok(());
                 }
                 if !others {
-                    let result = self.selector.wait(events, Some(Duration::ZERO));
+                    let result = selector.wait(events, Some(Duration::ZERO));
                     return self.waited(cx, result);
                 }
                 Some(Duration::ZERO)
@@ -121,7 +133,6 @@ impl<F: Face> Engine<F> {
             events.clear();
             return Ok(());
         }
-        let selector = &self.selector;
         let result = F::blocking(cx, || selector.wait(events, timeout));
         self.inbox.wake_up();
         self.waited(cx, result)

@@ -117,53 +117,25 @@ impl<F: Face> Engine<F> {
         wanted: Interest,
     ) -> io::Result<isize> {
         let old = std::mem::replace(registered, wanted);
-        let Some(fd) = descriptor.borrow().filter(|_| !self.is_forked()) else { return Ok(0) };
-        if old == wanted {
+        if old == wanted || self.is_forked() {
             return Ok(0);
         }
+        let (Some(fd), Some(selector)) = (descriptor.borrow(), self.selector()) else {
+            return Ok(0);
+        };
         let bits = token.to_bits();
         let (result, change) = if wanted == Interest::NONE {
-            (self.selector.remove(fd), -1)
+            (selector.remove(fd), -1)
         } else if old == Interest::NONE {
-            (self.add_to_selector(fd, bits, wanted), 1)
+            (add_to_selector(&selector, fd, bits, wanted), 1)
         } else {
-            (self.modify_in_selector(fd, bits, wanted), 0)
+            (modify_in_selector(&selector, fd, bits, wanted), 0)
         };
         if let (Err(error), true) = (&result, wanted != Interest::NONE) {
             *registered = old;
             return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(0)));
         }
         Ok(change)
-    }
-
-    /// A number may come back for another file: EEXIST says that the selector knows it still.
-    fn add_to_selector(
-        &self,
-        fd: std::os::fd::BorrowedFd<'_>,
-        bits: u64,
-        wanted: Interest,
-    ) -> io::Result<()> {
-        match self.selector.add(fd, bits, wanted) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.selector.modify(fd, bits, wanted)
-            }
-            result => result,
-        }
-    }
-
-    /// ENOENT says that the file behind the number was closed and the number used again.
-    fn modify_in_selector(
-        &self,
-        fd: std::os::fd::BorrowedFd<'_>,
-        bits: u64,
-        wanted: Interest,
-    ) -> io::Result<()> {
-        match self.selector.modify(fd, bits, wanted) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.selector.add(fd, bits, wanted)
-            }
-            result => result,
-        }
     }
 
     /// A watched descriptor is ready: its callbacks run, the reader's first.
@@ -195,5 +167,33 @@ impl Side {
             Side::Read => &mut interest.read,
             Side::Write => &mut interest.write,
         }
+    }
+}
+
+/// A number may come back for another file: EEXIST says that the selector knows it still.
+fn add_to_selector(
+    selector: &Selector,
+    fd: std::os::fd::BorrowedFd<'_>,
+    bits: u64,
+    wanted: Interest,
+) -> io::Result<()> {
+    match selector.add(fd, bits, wanted) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            selector.modify(fd, bits, wanted)
+        }
+        result => result,
+    }
+}
+
+/// ENOENT says that the file behind the number was closed and the number used again.
+fn modify_in_selector(
+    selector: &Selector,
+    fd: std::os::fd::BorrowedFd<'_>,
+    bits: u64,
+    wanted: Interest,
+) -> io::Result<()> {
+    match selector.modify(fd, bits, wanted) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => selector.add(fd, bits, wanted),
+        result => result,
     }
 }
