@@ -16,7 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINES = 800
 UNSAFE_FOLDERS = {"sys", "ffi"}
-PURE = {"connection_state.rs", "flow_control.rs", "timers.rs", "write_buffer.rs"}
+PURE = {
+    "connection_state.rs",
+    "flow_control.rs",
+    "gather.rs",
+    "registry.rs",
+    "timers.rs",
+    "write_buffer.rs",
+}
 
 UNSAFE = re.compile(r"\bunsafe\s*(\{|\(|fn\b|impl\b|extern\b|trait\b)")
 IMPURE = re.compile(
@@ -46,7 +53,7 @@ def check_pure(path: Path) -> Iterator[str]:
         for number, line in code_lines(path):
             if IMPURE.search(line):
                 yield f"{path}:{number}: in a pure module: {line.strip()}"
-    elif path.name in PURE:
+    elif path.name in PURE and "src" in path.parts:
         yield f"{path}:1: has to be pure, and to say so: //! ... (pure)"
 
 

@@ -1,8 +1,8 @@
 """What every section of the loop builds on: the native engine under asyncio's abstract class.
 
 The sections of asyncio's event-loop page are one mixin each (`_running.py`, `_tasks.py`, ...), put
-together in `_loop.py`. To a type checker each derives from `LoopBase`; when the program runs that is
-an empty class, so that `Loop` can have the native class first among its bases: each call of a
+together in `_loop.py`. To a type checker each derives from `LoopBase`; when the program runs that
+is an empty class, so that `Loop` can have the native class first among its bases: each call of a
 native method checks its `self` by walking the bases up to it.
 """
 

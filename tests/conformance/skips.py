@@ -86,10 +86,6 @@ SKIPS = (
         until=(3, 13),
     ),
     Skip(
-        "calls the private _stop_serving of asyncio's selector loop",
-        ("test_events.EventLoopTests.test_prompt_cancellation",),
-    ),
-    Skip(
         "replaces and counts the private _run_once of asyncio's loop",
         ("test_events.EventLoopTests.test_timeout_rounding",),
     ),

@@ -173,7 +173,9 @@ class TestClosing:
 @asynccontextmanager
 async def serving(handler, **options) -> AsyncIterator[str]:
     """Serve WebSockets with the `websockets` library on the running loop; yield the URL."""
-    async with serve(handler, "127.0.0.1", 0, max_size=None, ping_interval=None, **options) as served:
+    async with serve(
+        handler, "127.0.0.1", 0, max_size=None, ping_interval=None, **options
+    ) as served:
         host, port = served.sockets[0].getsockname()
         yield f"ws://{host}:{port}"
 

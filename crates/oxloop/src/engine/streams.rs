@@ -250,7 +250,7 @@ impl<F: Face> Engine<F> {
         }
         let len = pieces.iter().map(|piece| piece.bytes().len()).sum();
         match self.begin_write(cx, token, len)? {
-            Begun::Ended(written) => return Ok(written),
+            Begun::Ended(written) => Ok(written),
             Begun::Gather(mut guard) => {
                 if let Some(gather) = guard.gather_for(token) {
                     pieces.iter().for_each(|piece| gather.push(piece));
