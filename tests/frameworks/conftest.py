@@ -23,6 +23,7 @@ def running(server_spec: str) -> Iterator[Uvicorn]:
     """A server for the whole module, which must leave in silence."""
     # No keep-alive connection may expire under a test on a busy machine.
     with uvicorn(server_spec, "--timeout-keep-alive", "3600") as server:
+        assert server.address  # it has started
         yield server
         server.forget()
         assert server.stop(signal.SIGTERM) == -signal.SIGTERM, server.output

@@ -47,6 +47,7 @@ def test_idle(loop_spec, number, by_descriptor):
 @BOTH
 def test_right_after_the_start(loop_spec, number):
     with uvicorn(loop_spec) as server:
+        server.heard("Uvicorn running")
         assert server.stop(number) == EXIT_CODES[number], server.output
         assert_orderly(server)
 
@@ -93,15 +94,17 @@ def test_a_response_in_progress_is_completed(loop_spec, number):
         assert_orderly(server)
 
 
-def test_a_second_interrupt_does_not_wait(loop_spec):
+def test_a_second_interrupt_is_less_polite(loop_spec):
     with uvicorn(loop_spec) as server, server.wire() as wire:
         wire.send(upload(2000), bytes(1000))
         server.heard("app: upload began")
         server.process.send_signal(signal.SIGINT)
         server.heard("Waiting for connections to close")
-        assert server.stop(signal.SIGINT) == 0, server.output
-        assert wire.reader.read() == b""
+        server.process.send_signal(signal.SIGINT)
+        wire.close()  # from 3.12 on uvicorn still waits for it, in Server.wait_closed
+        assert server.wait() == 0, server.output
         server.heard("Finished server process")
+        assert "app: shutdown" not in server.output
 
 
 def test_a_request_that_takes_too_long_is_cancelled(loop_spec):
@@ -148,8 +151,9 @@ def test_after_a_number_of_requests(loop_spec):
 
 def test_port_in_use(loop_spec):
     with uvicorn(loop_spec) as server:
-        with uvicorn(loop_spec, "--port", str(server.address[1]), by_descriptor=False) as second:
-            assert second.wait() != 0
+        with uvicorn(loop_spec, "--port", str(server.address[1])) as second:
+            assert second.wait() == 3  # uvicorn's STARTUP_FAILURE
+            second.heard("address already in use")
         assert server.get("/say?word=still") == b"still"
 
 
@@ -160,4 +164,5 @@ def test_workers(loop_spec, number):
         assert server.get("/say?word=up") == b"up"
         assert server.stop(number) == 0, server.output
         server.heard("app: shutdown", times=2)
-        assert server.trouble == [], server.output
+        # The supervisor, which runs no loop, leaves its listening socket to the interpreter.
+        assert [line for line in server.trouble if "ResourceWarning" not in line] == []

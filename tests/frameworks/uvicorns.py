@@ -32,9 +32,11 @@ class Uvicorn:
         descriptors = [] if listener is None else [listener.fileno()]
         place = ["--port", "0"] if listener is None else ["--fd", str(listener.fileno())]
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "app:app"]
-            + ["--app-dir", str(HERE), "--loop", spec, "--http", "httptools"]
-            + ["--lifespan", "on", "--no-access-log", "--no-use-colors", *place, *options],
+            [
+                *(sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "app:app"),
+                *("--app-dir", str(HERE), "--loop", spec, "--http", "httptools"),
+                *("--lifespan", "on", "--no-access-log", "--no-use-colors", *place, *options),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -46,11 +48,9 @@ class Uvicorn:
         self._change = threading.Condition()
         self._reader = threading.Thread(target=self._collect, daemon=True)
         self._reader.start()
-        if listener is None:
-            line = self.heard("Uvicorn running on http://")
-            self.address = ("127.0.0.1", int(re.findall(r":(\d+) ", line)[0]))
-        else:
-            self.address = listener.getsockname()
+        self._address: tuple[str, int] | None = None
+        if listener is not None:
+            self._address = listener.getsockname()
 
     def _collect(self) -> None:
         assert self.process.stdout is not None
@@ -70,6 +70,14 @@ class Uvicorn:
                 if self._ended or not self._change.wait(deadline - time.monotonic()):
                     pytest.fail(f"{times} x {text!r} never came\n{self.output}")
         return found[times - 1]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the server listens; waits until it does."""
+        if self._address is None:
+            line = self.heard("Uvicorn running on http://")
+            self._address = ("127.0.0.1", int(re.findall(r":(\d+) ", line)[0]))
+        return self._address
 
     @property
     def output(self) -> str:

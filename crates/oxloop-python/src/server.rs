@@ -34,7 +34,7 @@ impl Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(
+    pub(crate) fn make(
         protocol_factory: Bound<'_, PyAny>,
         sock: Bound<'_, PyAny>,
         server: Option<Bound<'_, PyAny>>,

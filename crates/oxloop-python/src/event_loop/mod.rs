@@ -127,8 +127,8 @@ impl BaseLoop {
         }
     }
 
-    #[setter]
-    fn set__thread_id(&self, thread: Option<u64>) {
+    #[setter(_thread_id)]
+    fn set_thread_id(&self, thread: Option<u64>) {
         self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
     }
 
@@ -141,8 +141,8 @@ impl BaseLoop {
         self.is_debug()
     }
 
-    #[setter]
-    fn set__debug(&self, enabled: bool) {
+    #[setter(_debug)]
+    fn set_debug(&self, enabled: bool) {
         self.debug.store(enabled, Ordering::Relaxed);
     }
 

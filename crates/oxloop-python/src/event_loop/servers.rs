@@ -20,7 +20,7 @@ pub(super) fn start_serving(
     if fd < 0 {
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
-    let listener = Listener::new(protocol_factory, sock, server)?;
+    let listener = Listener::make(protocol_factory, sock, server)?;
     let listening = base.engine.listen(Descriptor::Lent(fd), listener, backlog);
     listening.map(drop).map_err(|error| os_error(slf.py(), &error))
 }

@@ -26,7 +26,7 @@ pub(crate) fn method<'py, const N: usize>(
         let result = ffi::PyObject_VectorcallMethod(
             name.as_ptr(),
             stack.as_ptr().add(1),
-            (1 + N) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET as usize,
+            (1 + N) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             std::ptr::null_mut(),
         );
         Bound::from_owned_ptr_or_err(py, result)
@@ -62,7 +62,7 @@ pub(crate) fn with_keyword<'py>(
     name: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let stack = [std::ptr::null_mut(), value.as_ptr()];
-    let flags = ffi::PY_VECTORCALL_ARGUMENTS_OFFSET as usize;
+    let flags = ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
     // SAFETY: attached; no positional argument, one keyword value behind a free slot.
     unsafe {
         let first = stack.as_ptr().add(1);

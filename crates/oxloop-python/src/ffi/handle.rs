@@ -76,7 +76,7 @@ fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
             return Err(PyTypeError::new_err("asyncio.Handle has no slots"));
         }
         let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
-        Ok((*member).offset as isize)
+        Ok((*member).offset)
     }
 }
 

@@ -6,7 +6,7 @@
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
-//! | `gather.rs` | the writes of one callback as one send (pure) |
+//! | `gather.rs` | the writes of one turn as one send (pure) |
 //! | `connection_state.rs` | open, closing, lost (pure) |
 
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
@@ -49,7 +49,7 @@ pub struct Transport(Arc<Connection>);
 impl Transport {
     /// Writes data without waiting: what the kernel does not take at once is buffered.
     ///
-    /// The writes of one callback leave together when it returns, as far as they are small.
+    /// Small writes of one turn leave together at its end (see the write rule in ARCHITECTURE.md).
     /// On a connection that is closed the data is dropped. Writing after
     /// [`write_eof`](Self::write_eof) is an error: the data is dropped and the loop's exception
     /// handler hears of [`Misuse::WriteAfterEof`].
