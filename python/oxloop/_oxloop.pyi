@@ -7,7 +7,7 @@ from contextvars import Context
 from typing import Any, final
 
 from _typeshed import ReadableBuffer
-from typing_extensions import Self, TypeVarTuple, Unpack
+from typing_extensions import Self, TypeVarTuple, Unpack, disjoint_base
 
 from ._servers import Server
 
@@ -15,19 +15,19 @@ __version__: str
 
 _Ts = TypeVarTuple("_Ts")
 
+@final
 class Handle(asyncio.Handle):
     """A scheduled call (asyncio.Handle)."""
 
     def cancel(self) -> None: ...
     def cancelled(self) -> bool: ...
-    def get_context(self) -> Context: ...
 
+@final
 class TimerHandle(asyncio.TimerHandle):
     """A call scheduled for a time (asyncio.TimerHandle)."""
 
     def cancel(self) -> None: ...
     def cancelled(self) -> bool: ...
-    def get_context(self) -> Context: ...
     def when(self) -> float: ...
 
 @final
@@ -54,6 +54,7 @@ class StreamTransport(asyncio.Transport):
     def write_eof(self) -> None: ...
     def can_write_eof(self) -> bool: ...
 
+@disjoint_base
 class BaseLoop:
     """The engine under `oxloop.Loop`: the ready queue, timers, the selector and its transports."""
 
@@ -104,7 +105,6 @@ class BaseLoop:
     ) -> TimerHandle: ...
     def create_future(self) -> asyncio.Future[Any]: ...
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None: ...
-    def _ready_count(self) -> int: ...
 
     # Debug mode.
     def get_debug(self) -> bool: ...

@@ -144,9 +144,8 @@ def test_after_a_number_of_requests(loop_spec):
         wire.send(say(1) + say(2) + say(3))
         assert [wire.response() for _ in range(3)] == [(200, b"1"), (200, b"2"), (200, b"3")]
         assert server.wait() == 0
-        assert server.trouble == [
-            "WARNING:  Maximum request limit of 3 exceeded. Terminating process."
-        ]
+        server.heard("Maximum request limit of 3 exceeded")
+        assert_orderly(server)
 
 
 def test_port_in_use(loop_spec):
