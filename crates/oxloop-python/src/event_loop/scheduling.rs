@@ -57,13 +57,15 @@ pub(crate) fn call_later(
     if delay.is_none() {
         return Err(PyTypeError::new_err("delay must not be None"));
     }
+    let now = slf.get().engine.time();
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
-        let when = PyFloat::new(py, slf.get().engine.time() + delay.value());
-        return schedule(slf, when.as_any(), callback, args, context);
+        let seconds = now + delay.value();
+        let when = PyFloat::new(py, seconds);
+        return schedule(slf, seconds, when.as_any(), callback, args, context);
     }
     // An int, a Decimal, a subclass: Python adds.
-    let when = PyFloat::new(py, slf.get().engine.time()).add(delay)?;
-    schedule(slf, &when, callback, args, context)
+    let when = PyFloat::new(py, now).add(delay)?;
+    schedule(slf, when.extract()?, &when, callback, args, context)
 }
 
 pub(crate) fn call_at(
@@ -76,11 +78,14 @@ pub(crate) fn call_at(
     if when.is_none() {
         return Err(PyTypeError::new_err("when cannot be None"));
     }
-    schedule(slf, when, callback, args, context)
+    slf.get().check_closed()?;
+    schedule(slf, when.extract()?, when, callback, args, context)
 }
 
+/// Schedules for `seconds`, which `when` shows to Python.
 fn schedule(
     slf: &Bound<'_, BaseLoop>,
+    seconds: f64,
     when: &Bound<'_, PyAny>,
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
@@ -92,7 +97,6 @@ fn schedule(
         check_thread(slf)?;
         check_callback(slf, callback, "call_at")?;
     }
-    let seconds: f64 = when.extract()?;
     let context = own_context(slf.py(), context)?;
     let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
     base.track_if_idle(&handle);

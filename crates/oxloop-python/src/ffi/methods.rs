@@ -32,20 +32,14 @@ static CALL_SOON_THREADSAFE: Fast = Fast::new(c"call_soon_threadsafe", 0);
 static CALL_LATER: Fast = Fast::new(c"call_later", 1);
 static CALL_AT: Fast = Fast::new(c"call_at", 1);
 
-/// The arguments of a scheduling method.
+/// The arguments of a scheduling method, borrowed from its caller.
 struct Arguments<'a, 'py> {
     slf: &'a Bound<'py, BaseLoop>,
-    /// The delay or the time.
-    before: Option<Bound<'py, PyAny>>,
-    callback: Bound<'py, PyAny>,
+    /// The delay or the time; of a method that takes none, the callback.
+    first: &'a Bound<'py, PyAny>,
+    callback: &'a Bound<'py, PyAny>,
     args: Bound<'py, PyTuple>,
-    context: Option<Bound<'py, PyAny>>,
-}
-
-impl<'py> Arguments<'_, 'py> {
-    fn before(&self) -> PyResult<&Bound<'py, PyAny>> {
-        self.before.as_ref().ok_or_else(|| PySystemError::new_err("a time is missing"))
-    }
+    context: Option<&'a Bound<'py, PyAny>>,
 }
 
 /// A C function that hands its arguments to [`call`].
@@ -64,18 +58,16 @@ macro_rules! entry {
 }
 
 entry!(call_soon, CALL_SOON, |a: Arguments<'_, '_>| {
-    scheduling::call_soon(a.slf, &a.callback, a.args, a.context.as_ref())
+    scheduling::call_soon(a.slf, a.callback, a.args, a.context)
 });
 entry!(call_soon_threadsafe, CALL_SOON_THREADSAFE, |a: Arguments<'_, '_>| {
-    scheduling::call_soon_threadsafe(a.slf, &a.callback, a.args, a.context.as_ref())
+    scheduling::call_soon_threadsafe(a.slf, a.callback, a.args, a.context)
 });
 entry!(call_later, CALL_LATER, |a: Arguments<'_, '_>| {
-    let delay = a.before()?.clone();
-    scheduling::call_later(a.slf, &delay, &a.callback, a.args, a.context.as_ref())
+    scheduling::call_later(a.slf, a.first, a.callback, a.args, a.context)
 });
 entry!(call_at, CALL_AT, |a: Arguments<'_, '_>| {
-    let when = a.before()?.clone();
-    scheduling::call_at(a.slf, &when, &a.callback, a.args, a.context.as_ref())
+    scheduling::call_at(a.slf, a.first, a.callback, a.args, a.context)
 });
 
 struct Methods([ffi::PyMethodDef; 4]);
@@ -163,22 +155,19 @@ unsafe fn dispatch(
     let count = count as usize;
     // SAFETY: as the caller says; the descriptor has checked that `slf` is a BaseLoop.
     unsafe {
+        // References into the caller's array: nothing is counted.
+        let argument = |index: usize| Bound::ref_from_ptr(py, &*args.add(index));
         let mut context = None;
         let usual = count > fast.before
             && (names.is_null()
                 || (ffi::PyTuple_GET_SIZE(names) == 1 && is_context(py, names) && {
-                    let value = Bound::from_borrowed_ptr(py, *args.add(count));
-                    context = (!value.is_none()).then_some(value);
+                    context = Some(argument(count)).filter(|context| !context.is_none());
                     true
                 }));
         if !usual {
             return full(py, fast, slf, args, count, names);
         }
-        let slf = Bound::from_borrowed_ptr(py, slf);
-        let slf = slf.cast_unchecked::<BaseLoop>();
-        let borrowed = |index: usize| Bound::from_borrowed_ptr(py, *args.add(index));
-        let before = (fast.before == 1).then(|| borrowed(0));
-        let callback = borrowed(fast.before);
+        let slf = Bound::ref_from_ptr(py, &slf).cast_unchecked::<BaseLoop>();
         let rest = fast.before + 1;
         let tuple = if count == rest {
             PyTuple::empty(py)
@@ -191,7 +180,8 @@ unsafe fn dispatch(
             }
             tuple.cast_into_unchecked()
         };
-        schedule(Arguments { slf, before, callback, args: tuple, context })
+        let (first, callback) = (argument(0), argument(fast.before));
+        schedule(Arguments { slf, first, callback, args: tuple, context })
     }
 }
 
