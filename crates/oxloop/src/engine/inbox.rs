@@ -99,9 +99,13 @@ impl<T> Inbox<T> {
 
     /// The wait is over.
     pub(crate) fn wake_up(&self) {
-        if self.state.swap(AWAKE, Ordering::SeqCst) == WOKEN {
-            self.waker.lock().iter().for_each(Waker::reset);
-        }
+        self.state.store(AWAKE, Ordering::SeqCst);
+    }
+
+    /// The selector found the waker readable: a sender's write may come after the wait was over
+    /// for another reason, so it is reset whenever it is seen, and never on a guess.
+    pub(crate) fn reset(&self) {
+        self.waker.lock().iter().for_each(Waker::reset);
     }
 
     /// Shows `watch` what is to be watched for wake-ups.

@@ -153,6 +153,10 @@ impl<F: Face> Engine<F> {
             state.drain_inbox(&self.inbox);
         }
         for (bits, found) in work.events.iter() {
+            if bits == WAKER {
+                self.inbox.reset();
+                continue;
+            }
             let token = Token::from_bits(bits);
             let Some(source) = state.sources.get_mut(token) else { continue };
             let asked = source.registered();
