@@ -129,6 +129,20 @@ fn own_context(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<P
     }
 }
 
+/// Queues a call of the loop's own, in `context`.
+pub(crate) fn queue(
+    slf: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    context: Py<PyAny>,
+) -> PyResult<()> {
+    let base = slf.get();
+    let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
+    base.track_if_idle(&handle);
+    base.engine.call_soon(PyHandle(handle));
+    Ok(())
+}
+
 /// In debug mode a handle knows the stack that made it.
 #[inline]
 fn trace_source(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {

@@ -5,11 +5,10 @@ use super::extra_info;
 use super::stream::{StreamRef, StreamTransport};
 use crate::error::{leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
+use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::bytes::{View, filled};
-use crate::ffi::handle::RawHandle;
 use crate::ffi::{calls, context};
-use crate::handle::PyHandle;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
@@ -332,13 +331,10 @@ impl StreamTransport {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let event_loop = self.event_loop(py);
         let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
         let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
         let args = PyTuple::new(py, [exception])?;
-        let handle = RawHandle::new(event_loop.as_any(), &call, args, context::copy_current(py)?)?;
-        self.engine().call_soon(PyHandle(handle));
-        Ok(())
+        queue(self.event_loop(py), &call, args, context::copy_current(py)?)
     }
 
     /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.

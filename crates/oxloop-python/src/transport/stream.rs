@@ -5,14 +5,13 @@ use super::extra_info;
 use crate::address::Address;
 use crate::error::os_error;
 use crate::event_loop::BaseLoop;
+use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::{BytesData, View};
 use crate::ffi::context;
-use crate::ffi::handle::RawHandle;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::clone_attached;
-use crate::handle::PyHandle;
 use lock_api::Mutex;
 use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
@@ -119,15 +118,12 @@ pub(crate) fn open(
         extra_info::name_others(&transport, &sock)?;
     }
     let args = PyTuple::new(py, [&transport])?;
-    let handle = RawHandle::new(event_loop.as_any(), &connection_made, args, first_context)?;
-    engine.call_soon(PyHandle(handle));
+    queue(event_loop, &connection_made, args, first_context)?;
     engine.start_reading_soon(token);
     if let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) {
         let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
         let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
-        let context = context::copy_current(py)?;
-        let handle = RawHandle::new(event_loop.as_any(), &wake, args, context)?;
-        engine.call_soon(PyHandle(handle));
+        queue(event_loop, &wake, args, context::copy_current(py)?)?;
     }
     Ok(StreamRef(transport.unbind()))
 }
@@ -271,7 +267,7 @@ impl StreamTransport {
 
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().flush(slf.py())?;
-        Self::_force_close(slf, None)
+        Self::force_close(slf, None)
     }
 
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
@@ -353,11 +349,7 @@ impl StreamTransport {
     /// Drops what is queued; `connection_lost(exc)` follows in a later turn.
     #[pyo3(signature = (exc = None))]
     fn _force_close(slf: &Bound<'_, Self>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        let this = slf.get();
-        if this.engine().force_close(this.token) {
-            this.schedule_lost(slf, exc)?;
-        }
-        Ok(())
+        Self::force_close(slf, exc)
     }
 
     fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {

@@ -186,7 +186,7 @@ impl<F: Face> Engine<F> {
         self.update_stream(&mut state, token);
     }
 
-    /// Writes by the rule that makes one send of a callback's small writes.
+    /// Writes by the rule that makes one send of a turn's small writes.
     ///
     /// Gathers only while the kernel has taken all so far, high > 0, and the total is at most
     /// `min(64 KiB, high)`; else sends at once and applies flow control to what is left.
@@ -385,6 +385,10 @@ impl<F: Face> Engine<F> {
         }
         let mut state = self.state.lock();
         let state = &mut *state;
+        // A handler that failed may have written again: what is not sent keeps its place.
+        if state.gathers.iter().any(|gather| gather.target.is_some()) {
+            return result;
+        }
         state.spare_gathers.append(&mut state.gathers);
         state.spare_gathers.truncate(SPARE_GATHERS);
         result
