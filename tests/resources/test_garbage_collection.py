@@ -11,6 +11,7 @@ import contextvars
 import functools
 import gc
 import signal
+import socket
 import sys
 import weakref
 
@@ -163,6 +164,25 @@ class TestLoop:
         with pytest.warns(ResourceWarning, match="unclosed event loop"):
             del loop
             assert witness.alive == []
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    @pytest.mark.parametrize("end", ["close", "abort", "write_eof", "call_soon", "call_later"])
+    def test_dropped_with_something_queued_between_runs(self, loop_factory, witness, end):
+        """What is queued while the loop does not run is seen by the collector, too."""
+        near, far = socket.socketpair()
+        loop = loop_factory()
+        connect = loop.create_connection(Recorder, sock=near)
+        transport, protocol = loop.run_until_complete(connect)
+        if end == "call_soon":
+            loop.call_soon(transport.close)
+        elif end == "call_later":
+            loop.call_later(60, transport.close)
+        else:
+            getattr(transport, end)()
+        witness.watch(loop, transport, protocol)
+        del loop, connect, transport, protocol, near
+        assert witness.alive == []
+        far.close()
 
     def test_signal_handlers(self, loop_factory: LoopFactory, witness):
         loop = loop_factory()
