@@ -3,7 +3,9 @@
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::ffi::context;
-use crate::ffi::handle::{Call, Cancelled, RawHandle, drop_call, event_loop, mark_cancelled};
+use crate::ffi::handle::{
+    Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
+};
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -28,28 +30,28 @@ impl PyHandle {
     /// Runs the call in its context, unless it was cancelled. Exceptions go to the loop's
     /// exception handler, with asyncio's text and keys.
     #[inline]
-    pub(crate) fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
+    pub(crate) fn run(self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = event_loop.py();
-        let Some(call) = self.0.call(py) else { return Ok(()) };
-        self.0.track_if_shared();
         if event_loop.get().is_debug() {
-            return self.run_timed(event_loop, &call);
+            return self.run_timed(event_loop);
         }
-        match call.run(event_loop) {
+        let Some(call) = self.0.take_call(py)? else { return Ok(()) };
+        match call.run(py) {
             Ok(()) => Ok(()),
-            Err(error) => self.report(event_loop, &call, error),
+            Err(error) => self.report(event_loop, call, error),
         }
     }
 
     /// Debug mode: the loop knows the handle that runs, and slow ones are logged.
     #[cold]
-    fn run_timed(&self, event_loop: &Bound<'_, BaseLoop>, call: &Call<'_>) -> PyResult<()> {
+    fn run_timed(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = event_loop.py();
         let handle = self.0.object(py);
+        let Some(call) = self.0.take_call(py)? else { return Ok(()) };
         event_loop.setattr("_current_handle", &handle)?;
         let engine = &event_loop.get().engine;
         let start = engine.time();
-        let result = match call.run(event_loop) {
+        let result = match call.run(py) {
             Ok(()) => Ok(()),
             Err(error) => self.report(event_loop, call, error),
         };
@@ -70,15 +72,18 @@ impl PyHandle {
     fn report(
         &self,
         event_loop: &Bound<'_, BaseLoop>,
-        call: &Call<'_>,
+        call: Call<'_>,
         error: PyErr,
     ) -> PyResult<()> {
         let py = event_loop.py();
+        let handle = self.0.object(py);
+        let (callback, args) = (call.callback.clone(), call.args.clone().into_any());
+        self.0.restore(py, call)?;
+        self.0.track();
         if crate::error::leaves_loop(py, &error) {
             return Err(error);
         }
-        let handle = self.0.object(py);
-        let source = describe(event_loop, &call.callback, call.args.as_any())?;
+        let source = describe(event_loop, &callback, &args)?;
         let context = PyDict::new(py);
         context.set_item("message", format!("Exception in callback {source}"))?;
         context.set_item("exception", error.value(py))?;
@@ -95,16 +100,20 @@ impl PyHandle {
 impl Call<'_> {
     /// The call in its context.
     #[inline]
-    fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
         let call = || calls::with_tuple(&self.callback, &self.args).map(drop);
-        if context::is_context(&self.context) {
-            return context::run(&self.context, call);
+        let context = match &self.context {
+            RunIn::Lent(lent) => return context::run(lent.context(py), call),
+            RunIn::Own(context) => context,
+        };
+        if context::is_context(context) {
+            return context::run(context, call);
         }
         // Anything with a `run` method serves asyncio as a context.
         let mut args = vec![self.callback.clone()];
         args.extend(self.args.iter());
-        let args = PyTuple::new(event_loop.py(), args)?;
-        self.context.call_method1("run", args).map(drop)
+        let args = PyTuple::new(py, args)?;
+        context.call_method1("run", args).map(drop)
     }
 }
 

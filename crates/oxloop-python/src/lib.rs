@@ -24,6 +24,7 @@ mod _oxloop {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ffi::base_types::prepare(module.py())?;
+        ffi::template::prepare(module.py())?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
         let (handle, timer) = ffi::handle::prepare(module.py())?;

@@ -15,28 +15,54 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// Debug mode is on.
+const DEBUG: u8 = 1;
+/// `_run` is not going on.
+const IDLE: u8 = 2;
+/// `_close` was called.
+const CLOSED: u8 = 4;
 
 /// An event loop's native part: scheduling, transports, servers, descriptors.
 #[pyclass(subclass, frozen, module = "oxloop._oxloop")]
 pub(crate) struct BaseLoop {
     pub(crate) engine: Engine<PyFace>,
-    debug: AtomicBool,
-    /// Whether `_run` is going on.
-    running: AtomicBool,
+    /// All that scheduling has to look at, in one byte: 0 is the usual state, nothing to check.
+    flags: AtomicU8,
     /// The thread that runs the loop; 0 while it does not run.
     thread: AtomicU64,
 }
 
 impl BaseLoop {
+    #[inline]
     pub(crate) fn is_debug(&self) -> bool {
-        self.debug.load(Ordering::Relaxed)
+        self.is(DEBUG)
+    }
+
+    /// Whether the loop runs, open and not in debug mode.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) == 0
+    }
+
+    #[inline]
+    fn is(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    fn set(&self, flag: u8, on: bool) {
+        if on {
+            self.flags.fetch_or(flag, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag, Ordering::Relaxed);
+        }
     }
 
     /// Shows a new handle to the collector, unless the loop runs, and so keeps it alive.
     #[inline]
     pub(crate) fn track_if_idle(&self, handle: &RawHandle) {
-        if !self.running.load(Ordering::Relaxed) {
+        if self.is(IDLE) {
             handle.track();
         }
     }
@@ -44,7 +70,7 @@ impl BaseLoop {
     /// RuntimeError once the loop is closed.
     #[inline]
     pub(crate) fn check_closed(&self) -> PyResult<()> {
-        if self.engine.is_closed() {
+        if self.is(CLOSED) {
             return Err(PyRuntimeError::new_err("Event loop is closed"));
         }
         Ok(())
@@ -62,12 +88,7 @@ impl BaseLoop {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<BaseLoop> {
         let engine = Engine::new().map_err(|error| crate::error::os_error(py, &error))?;
-        Ok(BaseLoop {
-            engine,
-            debug: AtomicBool::new(false),
-            running: AtomicBool::new(false),
-            thread: AtomicU64::new(0),
-        })
+        Ok(BaseLoop { engine, flags: AtomicU8::new(IDLE), thread: AtomicU64::new(0) })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -79,7 +100,7 @@ impl BaseLoop {
     }
 
     fn __clear__(&self) {
-        self.engine.close();
+        self._close();
     }
 
     // Running and stopping
@@ -93,9 +114,9 @@ impl BaseLoop {
                            after fork, make a new one";
             return Err(PyRuntimeError::new_err(message));
         }
-        base.running.store(true, Ordering::Relaxed);
+        base.set(IDLE, false);
         let result = base.engine.run(slf);
-        base.running.store(false, Ordering::Relaxed);
+        base.set(IDLE, true);
         // From here on the loop may become garbage: the collector has to see what is queued.
         base.engine.each_queued(|handle| handle.0.track());
         result
@@ -116,6 +137,7 @@ impl BaseLoop {
 
     /// Lets go of all that is queued, scheduled, watched and listening.
     fn _close(&self) {
+        self.set(CLOSED, true);
         self.engine.close();
     }
 
@@ -143,7 +165,7 @@ impl BaseLoop {
 
     #[setter(_debug)]
     fn set_debug(&self, enabled: bool) {
-        self.debug.store(enabled, Ordering::Relaxed);
+        self.set(DEBUG, enabled);
     }
 
     // Scheduling callbacks

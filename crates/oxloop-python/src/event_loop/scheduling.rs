@@ -1,8 +1,9 @@
 //! *Scheduling callbacks*, *Scheduling delayed callbacks*, `create_future`.
 
 use super::BaseLoop;
+use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
-use crate::ffi::{calls, context};
+use crate::ffi::template::{self, Captured};
 use crate::handle::PyHandle;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
@@ -17,12 +18,14 @@ pub(crate) fn call_soon(
     context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let base = slf.get();
-    base.check_closed()?;
-    if base.is_debug() {
-        check_thread(slf)?;
-        check_callback(slf, callback, "call_soon")?;
+    if !base.is_plain() {
+        base.check_closed()?;
+        if base.is_debug() {
+            check_thread(slf)?;
+            check_callback(slf, callback, "call_soon")?;
+        }
     }
-    let handle = new_handle(slf, callback, args, context)?;
+    let handle = new_handle(slf, callback, args, capture(slf.py(), context)?)?;
     let object = handle.object(slf.py()).unbind();
     base.engine.call_soon(PyHandle(handle));
     Ok(object)
@@ -35,11 +38,13 @@ pub(crate) fn call_soon_threadsafe(
     context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let base = slf.get();
-    base.check_closed()?;
-    if base.is_debug() {
-        check_callback(slf, callback, "call_soon_threadsafe")?;
+    if !base.is_plain() {
+        base.check_closed()?;
+        if base.is_debug() {
+            check_callback(slf, callback, "call_soon_threadsafe")?;
+        }
     }
-    let handle = new_handle(slf, callback, args, context)?;
+    let handle = new_handle(slf, callback, args, capture(slf.py(), context)?)?;
     let object = handle.object(slf.py()).unbind();
     base.engine.call_soon_threadsafe(PyHandle(handle));
     Ok(object)
@@ -92,15 +97,18 @@ fn schedule(
     context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let base = slf.get();
-    base.check_closed()?;
-    if base.is_debug() {
-        check_thread(slf)?;
-        check_callback(slf, callback, "call_at")?;
+    if !base.is_plain() {
+        base.check_closed()?;
+        if base.is_debug() {
+            check_thread(slf)?;
+            check_callback(slf, callback, "call_at")?;
+        }
     }
-    let context = own_context(slf.py(), context)?;
+    let context = capture(slf.py(), context)?;
     let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
-    base.track_if_idle(&handle);
-    trace_source(slf, &handle)?;
+    if !base.is_plain() {
+        introduce(slf, &handle)?;
+    }
     let object = handle.object(slf.py()).unbind();
     base.engine.call_at(seconds, PyHandle(handle));
     Ok(object)
@@ -112,20 +120,20 @@ pub(crate) fn new_handle(
     slf: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
-    context: Option<&Bound<'_, PyAny>>,
+    context: Captured,
 ) -> PyResult<RawHandle> {
-    let context = own_context(slf.py(), context)?;
     let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
-    slf.get().track_if_idle(&handle);
-    trace_source(slf, &handle)?;
+    if !slf.get().is_plain() {
+        introduce(slf, &handle)?;
+    }
     Ok(handle)
 }
 
 #[inline]
-fn own_context(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
+fn capture(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Captured> {
     match context {
-        Some(context) => Ok(context.clone().unbind()),
-        None => context::copy_current(py),
+        Some(context) => Ok(Captured::Own(context.clone().unbind())),
+        None => template::capture(py),
     }
 }
 
@@ -137,15 +145,17 @@ pub(crate) fn queue(
     context: Py<PyAny>,
 ) -> PyResult<()> {
     let base = slf.get();
-    let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
+    let handle = RawHandle::new(slf.as_any(), callback, args, Captured::Own(context))?;
     base.track_if_idle(&handle);
     base.engine.call_soon(PyHandle(handle));
     Ok(())
 }
 
-/// In debug mode a handle knows the stack that made it.
-#[inline]
-fn trace_source(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
+/// Between runs the collector has to know a new handle; in debug mode it knows the stack that
+/// made it.
+#[cold]
+fn introduce(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
+    slf.get().track_if_idle(handle);
     if !slf.get().is_debug() {
         return Ok(());
     }

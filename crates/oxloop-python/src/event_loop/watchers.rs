@@ -2,6 +2,8 @@
 
 use super::{BaseLoop, scheduling};
 use crate::error::os_error;
+use crate::ffi::context;
+use crate::ffi::template::Captured;
 use crate::handle::{PyHandle, cancel};
 use oxloop::engine::Side;
 use pyo3::exceptions::PyValueError;
@@ -20,7 +22,8 @@ pub(super) fn add(
     if fd < 0 {
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
-    let handle = scheduling::new_handle(slf, callback, args, None)?;
+    let context = Captured::Own(context::copy_current(py)?);
+    let handle = scheduling::new_handle(slf, callback, args, context)?;
     handle.track();
     let object = handle.object(py).unbind();
     let old = slf.get().engine.watch(fd, side, PyHandle(handle));

@@ -1,10 +1,15 @@
 //! Handle and TimerHandle: asyncio's own classes, filled and cancelled natively.
 //!
-//! Each is a heap type over `asyncio.Handle` (or TimerHandle) which adds no field: the slots that
-//! asyncio's Python code reads (`_callback`, `_args`, `_context`...) are found by the offsets of
-//! their member descriptors and written directly. So a handle is an instance of asyncio's class,
-//! `repr`, `cancelled`, `get_context`, `when` and the comparisons are asyncio's, and making one
-//! costs no Python call. Freed handles are kept for reuse where the build has an interpreter lock.
+//! Each is a heap type over `asyncio.Handle` (or TimerHandle): the slots that asyncio's Python
+//! code reads (`_callback`, `_args`...) are found by the offsets of their member descriptors and
+//! written directly. So a handle is an instance of asyncio's class, `repr`, `cancelled`,
+//! `get_context`, `when` and the comparisons are asyncio's, and making one costs no Python call.
+//! Freed handles are kept for reuse where the build has an interpreter lock.
+//!
+//! One field is added behind asyncio's: a template for the context (`template.rs`). The slot
+//! `_context` is empty meanwhile, and filled when somebody looks.
+//!
+//! The call of a handle that nobody else can reach is moved out of it to be run.
 //!
 //! A handle of a running loop is not tracked by the collector at first: most are run and freed
 //! with nobody else knowing them, and tracked they would be walked through by every collection.
@@ -12,7 +17,9 @@
 //! somebody else refers to is tracked when it is run or cancelled, and all that are queued when
 //! the run ends, before the loop could become garbage.
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use super::free_list;
+use super::template::{self, Captured, Lent};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -31,6 +38,8 @@ struct Layout {
     source_traceback: isize,
     when: isize,
     scheduled: isize,
+    /// Where the list of weak references starts; before the object from 3.12 on.
+    weak: isize,
 }
 
 /// The two types and their layout.
@@ -59,6 +68,7 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
                 source_traceback: at(&handle, "_source_traceback")?,
                 when: at(&timer, "_when")?,
                 scheduled: at(&timer, "_scheduled")?,
+                weak: handle.getattr("__weakrefoffset__")?.extract()?,
             },
             handle: make(&handle, c"oxloop._oxloop.Handle")?,
             timer: make(&timer, c"oxloop._oxloop.TimerHandle")?,
@@ -98,8 +108,31 @@ static METHODS: Methods = Methods([
     ffi::PyMethodDef::zeroed(),
 ]);
 
+struct Attributes([ffi::PyGetSetDef; 2]);
+// SAFETY: as above.
+unsafe impl Sync for Attributes {}
+
+static ATTRIBUTES: Attributes = Attributes([
+    ffi::PyGetSetDef {
+        name: c"_context".as_ptr(),
+        get: Some(context),
+        set: Some(set_context),
+        doc: std::ptr::null(),
+        closure: std::ptr::null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: std::ptr::null(),
+        get: None,
+        set: None,
+        doc: std::ptr::null(),
+        closure: std::ptr::null_mut(),
+    },
+]);
+
+/// A subclass of `base` with room for one more reference, the template.
 fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
     let py = base.py();
+    let size: c_int = base.getattr("__basicsize__")?.extract()?;
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
@@ -108,11 +141,15 @@ fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
             slot: ffi::Py_tp_methods,
             pfunc: METHODS.0.as_ptr().cast_mut().cast::<c_void>(),
         },
+        ffi::PyType_Slot {
+            slot: ffi::Py_tp_getset,
+            pfunc: ATTRIBUTES.0.as_ptr().cast_mut().cast::<c_void>(),
+        },
         ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
     ];
     let mut spec = ffi::PyType_Spec {
         name: name.as_ptr(),
-        basicsize: 0, // the base's
+        basicsize: size + size_of::<*mut ffi::PyObject>() as c_int,
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC) as u32,
         slots: slots.as_mut_ptr(),
@@ -151,7 +188,7 @@ impl RawHandle {
         event_loop: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
-        context: Py<PyAny>,
+        context: Captured,
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
@@ -165,7 +202,7 @@ impl RawHandle {
         when: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
-        context: Py<PyAny>,
+        context: Captured,
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
@@ -186,7 +223,7 @@ impl RawHandle {
         event_loop: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
-        context: Py<PyAny>,
+        context: Captured,
     ) -> PyResult<RawHandle> {
         let class = if timer { &types.timer } else { &types.handle };
         let class = class.as_ptr().cast::<ffi::PyTypeObject>();
@@ -213,7 +250,10 @@ impl RawHandle {
             let handle = RawHandle(reference);
             *slot(object, layout.callback) = ffi::Py_NewRef(callback.as_ptr());
             *slot(object, layout.args) = args.into_ptr();
-            *slot(object, layout.context) = context.into_ptr();
+            match context {
+                Captured::Own(context) => *slot(object, layout.context) = context.into_ptr(),
+                Captured::Template(shared) => *template_of(object) = shared.as_ptr(),
+            }
             *slot(object, layout.event_loop) = ffi::Py_NewRef(event_loop.as_ptr());
             Ok(handle)
         }
@@ -227,16 +267,6 @@ impl RawHandle {
             if ffi::PyObject_GC_IsTracked(object) == 0 {
                 ffi::PyObject_GC_Track(object.cast());
             }
-        }
-    }
-
-    /// Shows the handle to the collector if anybody else refers to it.
-    #[inline]
-    pub(crate) fn track_if_shared(&self) {
-        // SAFETY: a live object. Without a global lock the count is a hint: a reference that
-        // appears later was copied from one that is counted here already.
-        if unsafe { ffi::Py_REFCNT(self.0.as_ptr()) } > 1 {
-            self.track();
         }
     }
 
@@ -287,23 +317,77 @@ impl RawHandle {
     }
 
     /// What to call, with what, and in which context; `None` once it is cancelled.
+    ///
+    /// Moves it out of a handle that nobody else refers to: what is run is dropped, or given back
+    /// by [`restore`](Self::restore).
     #[inline]
-    pub(crate) fn call<'py>(&self, py: Python<'py>) -> Option<Call<'py>> {
-        let layout = &TYPES.get(py)?.layout;
+    pub(crate) fn take_call<'py>(&self, py: Python<'py>) -> PyResult<Option<Call<'py>>> {
+        let layout = &types(py)?.layout;
         let object = self.0.as_ptr();
-        // SAFETY: attached; the slots of a handle that is not cancelled hold the callback, its
-        // arguments and its context. `_args` may have been replaced from Python: it is checked.
+        // SAFETY: attached; a handle of ours. Where ours is the only reference and there is no
+        // weak one, nobody sees the slots while they are empty.
         unsafe {
             if *slot(object, layout.cancelled) == ffi::Py_True() {
-                return None;
+                return Ok(None);
             }
-            let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
-            Some(Call {
-                callback: get(layout.callback)?,
-                args: get(layout.args)?.cast_into::<PyTuple>().ok()?,
-                context: get(layout.context)?,
-            })
+            if ffi::Py_REFCNT(object) != 1 || !(*slot(object, layout.weak)).is_null() {
+                return self.shared_call(py, layout);
+            }
+            let take = |at| std::ptr::replace(slot(object, at), std::ptr::null_mut());
+            let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+            let context = match NonNull::new(shared) {
+                Some(shared) => RunIn::Lent(template::lend(py, shared)?),
+                None => match Bound::from_owned_ptr_or_opt(py, take(layout.context)) {
+                    Some(context) => RunIn::Own(context),
+                    None => return Ok(None),
+                },
+            };
+            let callback = Bound::from_owned_ptr_or_opt(py, take(layout.callback));
+            let args = Bound::from_owned_ptr_or_opt(py, take(layout.args));
+            let (Some(callback), Some(args)) = (callback, args) else { return Ok(None) };
+            Ok(Some(Call { callback, args: args.cast_into_unchecked(), context }))
         }
+    }
+
+    /// The call of a handle that others refer to, copied: they may cancel it while it runs. From
+    /// now on the collector has to know it.
+    #[inline(never)]
+    fn shared_call<'py>(&self, py: Python<'py>, layout: &Layout) -> PyResult<Option<Call<'py>>> {
+        self.track();
+        let object = self.0.as_ptr();
+        // SAFETY: attached; the slots hold references or NULL. `_args` may have been replaced
+        // from Python: it is checked.
+        unsafe {
+            own_context(object, layout)?;
+            let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
+            let (callback, args) = (get(layout.callback), get(layout.args));
+            let args = args.and_then(|args| args.cast_into::<PyTuple>().ok());
+            let parts = callback.zip(args).zip(get(layout.context));
+            Ok(parts.map(|((callback, args), context)| Call {
+                callback,
+                args,
+                context: RunIn::Own(context),
+            }))
+        }
+    }
+
+    /// Puts a call back into the handle that it was moved out of.
+    pub(crate) fn restore(&self, py: Python<'_>, call: Call<'_>) -> PyResult<()> {
+        let layout = &types(py)?.layout;
+        let object = self.0.as_ptr();
+        // SAFETY: attached; the call was this handle's. A slot that holds something was not
+        // emptied, or was filled since.
+        unsafe {
+            let put = |at, value: Bound<'_, PyAny>| {
+                if (*slot(object, at)).is_null() {
+                    *slot(object, at) = value.into_ptr();
+                }
+            };
+            put(layout.callback, call.callback);
+            put(layout.args, call.args.into_any());
+            put(layout.context, call.context.into_bound(py));
+        }
+        Ok(())
     }
 
     /// Replaces a slot's reference.
@@ -333,7 +417,88 @@ impl Clone for RawHandle {
 pub(crate) struct Call<'py> {
     pub(crate) callback: Bound<'py, PyAny>,
     pub(crate) args: Bound<'py, PyTuple>,
-    pub(crate) context: Bound<'py, PyAny>,
+    pub(crate) context: RunIn<'py>,
+}
+
+/// Where a call is run.
+pub(crate) enum RunIn<'py> {
+    /// In the handle's own context.
+    Own(Bound<'py, PyAny>),
+    /// In a copy of its template.
+    Lent(Lent),
+}
+
+impl<'py> RunIn<'py> {
+    fn into_bound(self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            RunIn::Own(context) => context,
+            RunIn::Lent(lent) => lent.keep(py),
+        }
+    }
+}
+
+/// Gives a handle with a template a context of its own.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours.
+unsafe fn own_context(object: *mut ffi::PyObject, layout: &Layout) -> PyResult<()> {
+    // SAFETY: as the caller says.
+    unsafe {
+        let shared = *template_of(object);
+        if shared.is_null() {
+            return Ok(());
+        }
+        let context = ffi::PyContext_Copy(shared);
+        if context.is_null() {
+            return Err(PyErr::fetch(Python::assume_attached()));
+        }
+        *template_of(object) = std::ptr::null_mut();
+        *slot(object, layout.context) = context;
+        template::release(shared);
+    }
+    Ok(())
+}
+
+/// `Handle._context`.
+unsafe extern "C" fn context(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: the descriptor calls attached, with an instance of our types.
+    unsafe {
+        let py = Python::assume_attached();
+        let found = types(py).and_then(|types| {
+            own_context(object, &types.layout)?;
+            let value = *slot(object, types.layout.context);
+            let value = Bound::from_borrowed_ptr_or_opt(py, value);
+            value.ok_or_else(|| PyAttributeError::new_err("_context"))
+        });
+        match found {
+            Ok(value) => value.into_ptr(),
+            Err(error) => {
+                error.restore(py);
+                std::ptr::null_mut()
+            }
+        }
+    }
+}
+
+/// `Handle._context = value`, `del Handle._context`.
+unsafe extern "C" fn set_context(
+    object: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: as above; both slots are written before an old reference is dropped.
+    unsafe {
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        let layout = &types.layout;
+        let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+        ffi::Py_XINCREF(value);
+        let old = std::ptr::replace(slot(object, layout.context), value);
+        ffi::Py_XDECREF(old);
+        if !shared.is_null() {
+            template::release(shared);
+        }
+    }
+    0
 }
 
 #[inline]
@@ -347,6 +512,19 @@ fn types(py: Python<'_>) -> PyResult<&Types> {
 unsafe fn slot(object: *mut ffi::PyObject, at: isize) -> *mut *mut ffi::PyObject {
     // SAFETY: as the caller says.
     unsafe { object.byte_offset(at).cast() }
+}
+
+/// Where a handle's template stands: in the last word.
+///
+/// # Safety
+/// `object` is an instance of ours.
+#[inline]
+unsafe fn template_of(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
+    // SAFETY: `make` gave the types that word.
+    unsafe {
+        let size = (*ffi::Py_TYPE(object)).tp_basicsize;
+        slot(object, size - size_of::<*mut ffi::PyObject>() as isize)
+    }
 }
 
 #[inline]
@@ -452,14 +630,10 @@ unsafe extern "C" fn traverse(
     // SAFETY: the collector calls with a live instance; slots are references or NULL; a heap
     // type's instance owns a reference to its type. No lock is taken, no count is changed.
     unsafe {
-        let kind = ffi::Py_TYPE(object);
-        let result = visit(kind.cast(), arg);
-        if result != 0 {
-            return result;
-        }
         let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
-        for at in slots_of(types, object) {
-            let value = *slot(object, at);
+        let own = [ffi::Py_TYPE(object).cast(), *template_of(object)];
+        let slots = slots_of(types, object).map(|at| *slot(object, at));
+        for value in slots.chain(own) {
             if !value.is_null() {
                 let result = visit(value, arg);
                 if result != 0 {
@@ -519,6 +693,13 @@ unsafe fn empty(types: &Types, object: *mut ffi::PyObject) {
     drop_slot(layout.args);
     drop_slot(layout.context);
     drop_slot(layout.event_loop);
+    // SAFETY: as above.
+    unsafe {
+        let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+        if !shared.is_null() {
+            template::release(shared);
+        }
+    }
     if is_timer(types, object) {
         drop_slot(layout.when);
         drop_slot(layout.scheduled);
@@ -547,15 +728,14 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
         let kind = ffi::Py_TYPE(object);
-        let weak = (*kind).tp_weaklistoffset as isize;
-        if weak > 0 && !(*slot(object, weak)).is_null() {
-            ffi::PyObject_ClearWeakRefs(object);
-        }
         let mut kept = false;
         if let Some(types) = TYPES.get(Python::assume_attached()) {
+            if !(*slot(object, types.layout.weak)).is_null() {
+                ffi::PyObject_ClearWeakRefs(object);
+            }
             empty(types, object);
             set_constants(&types.layout, object);
-            kept = free_list::keep(types, object);
+            kept = free_list::keep(is_timer(types, object), object);
             if !kept {
                 for at in slots_of(types, object) {
                     ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
@@ -566,68 +746,5 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
             free(object.cast());
         }
         ffi::Py_DECREF(kind.cast());
-    }
-}
-
-#[cfg(not(Py_GIL_DISABLED))]
-mod free_list {
-    //! Freed handles by type, for reuse: saves the allocation, and a count towards the next
-    //! garbage collection.
-
-    use super::*;
-    use std::cell::UnsafeCell;
-
-    /// So many of each type are kept (2 MiB at most): a burst of callbacks then costs neither
-    /// allocations nor the collections that so many of them set off.
-    const ROOM: usize = 16 * 1024;
-
-    struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 2]>);
-
-    // SAFETY: exists only in builds with a global interpreter lock, and is touched only while
-    // attached, in sections that run no Python code: by one thread at a time.
-    unsafe impl Sync for Lists {}
-
-    static LISTS: Lists = Lists(UnsafeCell::new([Vec::new(), Vec::new()]));
-
-    /// # Safety
-    /// Attached.
-    #[inline]
-    pub(super) unsafe fn take(timer: bool) -> Option<*mut ffi::PyObject> {
-        // SAFETY: as the type says; no reference to the lists leaves this function.
-        unsafe { (&mut *LISTS.0.get())[usize::from(timer)].pop() }
-    }
-
-    /// # Safety
-    /// Attached; `object` is an emptied, untracked instance that nobody refers to.
-    #[inline]
-    pub(super) unsafe fn keep(types: &Types, object: *mut ffi::PyObject) -> bool {
-        // SAFETY: as above.
-        unsafe {
-            let list = &mut (&mut *LISTS.0.get())[usize::from(is_timer(types, object))];
-            let room = list.len() < ROOM;
-            if room {
-                list.push(object);
-            }
-            room
-        }
-    }
-}
-
-#[cfg(Py_GIL_DISABLED)]
-mod free_list {
-    //! Without an interpreter lock the allocator's own thread caches do better.
-
-    use super::*;
-
-    /// # Safety
-    /// None.
-    pub(super) unsafe fn take(_: bool) -> Option<*mut ffi::PyObject> {
-        None
-    }
-
-    /// # Safety
-    /// None.
-    pub(super) unsafe fn keep(_: &Types, _: *mut ffi::PyObject) -> bool {
-        false
     }
 }

@@ -21,7 +21,7 @@ mod with_gil {
 
     // SAFETY: this type exists only in builds with a global interpreter lock. All its users hold
     // that lock while they hold this one (they are methods of Python objects, and the engine
-    // touches nothing but its selector and inbox while detached), and no section under it runs
+    // touches nothing but its selector and waker while detached), and no section under it runs
     // Python code, so the interpreter is never switched in the middle of one. Hence two threads
     // are never inside at a time; the flag catches a second entry of the same thread.
     unsafe impl RawMutex for InterpreterLock {

@@ -11,15 +11,15 @@
 //! | `streams.rs` | connections: read, write, flow control, close |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
-//! | `timers.rs`, `registry.rs`, `inbox.rs` | the parts |
+//! | `timers.rs`, `registry.rs`, `wakeup.rs` | the parts |
 
 mod face;
-mod inbox;
 mod listeners;
 mod registry;
 mod streams;
 mod timers;
 mod turn;
+mod wakeup;
 mod watchers;
 
 pub use crate::sys::{Accepted, Descriptor};
@@ -32,7 +32,6 @@ pub use watchers::Side;
 
 use crate::sys::{Interest, Selector, forks};
 use crate::transport::gather::Gather;
-use inbox::Inbox;
 use listeners::Listener;
 use lock_api::Mutex;
 use registry::Registry;
@@ -44,6 +43,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use streams::Stream;
 use timers::{TimerEntry, Timers};
 use turn::Workspace;
+use wakeup::Wakeup;
 use watchers::Watcher;
 
 /// The waker's token; no source has it, as tenancies start at 1.
@@ -53,7 +53,7 @@ const WAKER: u64 = 0;
 /// own thread; while it does not run, whoever calls acts as that thread.
 pub struct Engine<F: Face> {
     state: Mutex<F::Lock, State<F>>,
-    inbox: Inbox<F::Callback>,
+    wakeup: Wakeup,
     /// `None` once the loop is closed. A run holds on to its own reference.
     selector: parking_lot::Mutex<Option<Arc<Selector>>>,
     closed: AtomicBool,
@@ -151,11 +151,11 @@ impl<F: Face> Engine<F> {
     /// # Errors
     /// EMFILE and ENFILE where no descriptor is left for the selector and the waker.
     pub fn new() -> io::Result<Engine<F>> {
-        let (selector, inbox) = (Selector::new()?, Inbox::new()?);
-        inbox.watch(|waker| selector.add(waker, WAKER, Interest::READ))?;
+        let (selector, wakeup) = (Selector::new()?, Wakeup::new()?);
+        wakeup.watch(|waker| selector.add(waker, WAKER, Interest::READ))?;
         Ok(Engine {
             state: Mutex::new(State::default()),
-            inbox,
+            wakeup,
             selector: parking_lot::Mutex::new(Some(Arc::new(selector))),
             closed: AtomicBool::new(false),
             process: forks::generation(),
@@ -168,20 +168,23 @@ impl<F: Face> Engine<F> {
     }
 
     /// Queues a callback behind all that is queued already.
+    #[inline]
     pub fn call_soon(&self, callback: F::Callback) {
-        let mut state = self.state.lock();
-        if self.inbox.is_filled() {
-            state.drain_inbox(&self.inbox);
-        }
-        state.ready.push_back(Ready::Callback(callback));
+        self.state.lock().ready.push_back(Ready::Callback(callback));
     }
 
     /// Queues a callback from any thread, and wakes the loop.
     pub fn call_soon_threadsafe(&self, callback: F::Callback) {
-        if self.is_forked() {
-            return self.call_soon(callback);
+        self.call_soon(callback);
+        self.wake();
+    }
+
+    /// Wakes the loop if it waits; never the parent's, whose waker a child of fork shares.
+    #[inline]
+    fn wake(&self) {
+        if self.wakeup.is_asleep() && !self.is_forked() {
+            self.wakeup.wake();
         }
-        self.inbox.push(callback);
     }
 
     /// Queues a callback for a time on the loop's clock, seconds.
@@ -197,7 +200,7 @@ impl<F: Face> Engine<F> {
     /// Ends the run with the turn that is going on; from any thread, together with a wake-up.
     pub fn stop(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
         self.state.lock().stopping = true;
-        self.inbox.wake();
+        self.wake();
         self.flush(cx)
     }
 
@@ -254,9 +257,7 @@ impl<F: Face> Engine<F> {
         // User code may run from here on: no lock is held.
         drop(old);
         drop(dropped);
-        if !self.is_forked() {
-            drop(self.inbox.close());
-        }
+        self.wakeup.close();
     }
 
     /// Shows every reference to the face's objects, for its collector. Shows nothing while the
@@ -348,10 +349,6 @@ impl<F: Face> Source<F> {
 }
 
 impl<F: Face> State<F> {
-    fn drain_inbox(&mut self, inbox: &Inbox<F::Callback>) {
-        inbox.drain_into(&mut self.ready, Ready::Callback);
-    }
-
     fn token_of(&self, descriptor: RawFd) -> Option<Token> {
         *self.by_descriptor.get(usize::try_from(descriptor).ok()?)?
     }

@@ -171,11 +171,7 @@ impl<F: Face> Engine<F> {
 
     /// Starts reading behind what is queued now: after `connection_made`.
     pub fn start_reading_soon(&self, token: Token) {
-        let mut state = self.state.lock();
-        if self.inbox.is_filled() {
-            state.drain_inbox(&self.inbox);
-        }
-        state.ready.push_back(Ready::StartReading(token));
+        self.state.lock().ready.push_back(Ready::StartReading(token));
     }
 
     pub(super) fn start_reading(&self, token: Token) {

@@ -85,21 +85,24 @@ impl<F: Face> Engine<F> {
     fn prepare(&self) -> Wait {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
-        if self.inbox.is_filled() {
-            state.drain_inbox(&self.inbox);
-        }
-        let due = if state.timers.is_empty() { None } else { state.timers.next_due(&mut dropped) };
-        let wait = if !state.ready.is_empty() || state.stopping {
+        let due = loop {
+            let due = state.timers.next_due(&mut dropped);
+            if dropped.is_empty() {
+                break due;
+            }
+            // Not under the lock; and what that runs may schedule.
+            drop(state);
+            dropped.clear();
+            state = self.state.lock();
+        };
+        if !state.ready.is_empty() || state.stopping {
             Wait::Poll
         } else if let Some(when) = due {
             let seconds = when - self.time();
             if seconds > 0.0 { Wait::Seconds(seconds.min(LONGEST_WAIT)) } else { Wait::Poll }
         } else {
             Wait::Event
-        };
-        drop(state);
-        drop(dropped);
-        wait
+        }
     }
 
     /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
@@ -129,12 +132,15 @@ impl<F: Face> Engine<F> {
             Wait::Event => None,
         };
         *unpolled = 0;
-        if !self.inbox.fall_asleep() {
-            events.clear();
-            return Ok(());
-        }
+        self.wakeup.fall_asleep();
+        let timeout = {
+            // What other threads did since the turn was prepared.
+            let state = self.state.lock();
+            let called = !state.ready.is_empty() || state.stopping;
+            if called { Some(Duration::ZERO) } else { timeout }
+        };
         let result = F::blocking(cx, || selector.wait(events, timeout));
-        self.inbox.wake_up();
+        self.wakeup.wake_up();
         self.waited(cx, result)
     }
 
@@ -149,12 +155,9 @@ impl<F: Face> Engine<F> {
     fn collect(&self, work: &mut Workspace) -> usize {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if self.inbox.is_filled() {
-            state.drain_inbox(&self.inbox);
-        }
         for (bits, found) in work.events.iter() {
             if bits == WAKER {
-                self.inbox.reset();
+                self.wakeup.reset();
                 continue;
             }
             let token = Token::from_bits(bits);
@@ -192,7 +195,17 @@ impl<F: Face> Engine<F> {
     ) -> Result<(), F::Leave> {
         let mut gathering = None;
         for _ in 0..count {
-            let Some(ready) = self.state.lock().ready.pop_front() else { break };
+            let (ready, gathered) = {
+                let mut state = self.state.lock();
+                (state.ready.pop_front(), !state.gathers.is_empty())
+            };
+            let Some(ready) = ready else { break };
+            if gathered {
+                if let Err(leave) = self.flush_old(cx, &mut gathering) {
+                    self.state.lock().ready.push_front(ready);
+                    return Err(leave);
+                }
+            }
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch),
@@ -206,18 +219,13 @@ impl<F: Face> Engine<F> {
                 }
             };
             result?;
-            self.flush_old(cx, &mut gathering)?;
         }
         self.state.lock().dispatching = false;
         self.flush(cx)
     }
 
     /// Bounds how long an answer waits for the rest of the turn.
-    #[inline]
     fn flush_old(&self, cx: F::Context<'_>, gathering: &mut Option<f64>) -> Result<(), F::Leave> {
-        if self.state.lock().gathers.is_empty() {
-            return Ok(());
-        }
         let now = self.time();
         if now - *gathering.get_or_insert(now) < LONGEST_GATHER {
             return Ok(());

@@ -1,0 +1,75 @@
+//! Waking a loop that waits, from any thread (the second half of asyncio's
+//! `call_soon_threadsafe`; the first is the ready queue itself).
+
+use crate::sys::Waker;
+use parking_lot::Mutex;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// The loop runs, or does not run at all: nobody needs to wake it.
+const AWAKE: u8 = 0;
+/// The loop waits, or is about to.
+const ASLEEP: u8 = 1;
+/// It was woken: the waker is readable.
+const WOKEN: u8 = 2;
+
+/// Whether the loop waits, and what ends the wait.
+///
+/// A sender changes the loop's state first and looks here second; the loop announces its wait
+/// here first and looks at its state second: so one of the two sees the other.
+pub(crate) struct Wakeup {
+    state: AtomicU8,
+    /// `None` once the loop is closed.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Wakeup {
+    pub(crate) fn new() -> io::Result<Wakeup> {
+        Ok(Wakeup { state: AtomicU8::new(AWAKE), waker: Mutex::new(Some(Waker::new()?)) })
+    }
+
+    /// Whether the loop waits and nobody has woken it.
+    #[inline]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == ASLEEP
+    }
+
+    /// Wakes the loop if it sleeps: one of many senders writes.
+    pub(crate) fn wake(&self) {
+        let woken = self.state.compare_exchange(ASLEEP, WOKEN, Ordering::SeqCst, Ordering::SeqCst);
+        if woken.is_ok() {
+            self.waker.lock().iter().for_each(Waker::wake);
+        }
+    }
+
+    /// The loop is about to wait; it looks once more at what there is to do, and then waits or
+    /// calls [`wake_up`](Self::wake_up).
+    pub(crate) fn fall_asleep(&self) {
+        self.state.store(ASLEEP, Ordering::SeqCst);
+    }
+
+    /// The wait is over.
+    pub(crate) fn wake_up(&self) {
+        self.state.store(AWAKE, Ordering::SeqCst);
+    }
+
+    /// The selector found the waker readable: a sender's write may come after the wait was over
+    /// for another reason, so it is reset whenever it is seen, and never on a guess.
+    pub(crate) fn reset(&self) {
+        self.waker.lock().iter().for_each(Waker::reset);
+    }
+
+    /// Nobody is woken any more.
+    pub(crate) fn close(&self) {
+        *self.waker.lock() = None;
+    }
+
+    /// Shows `watch` what is to be watched for wake-ups.
+    pub(crate) fn watch(
+        &self,
+        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.waker.lock().as_ref().map_or(Ok(()), |waker| watch(waker.descriptor()))
+    }
+}
