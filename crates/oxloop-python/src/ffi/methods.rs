@@ -12,6 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A fast method: its name, and how many arguments stand before the callback.
 struct Fast {
@@ -185,17 +186,41 @@ unsafe fn dispatch(
     }
 }
 
+/// The tuple of keyword names that asyncio's C code passes, once it was seen: it is made once,
+/// of a string that is not interned.
+static CONTEXT_ONLY: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
+
 /// Whether the only keyword is `context`.
 ///
 /// # Safety
 /// Attached; `names` is a tuple of one string.
+#[inline]
 unsafe fn is_context(py: Python<'_>, names: *mut ffi::PyObject) -> bool {
-    // SAFETY: as the caller says. Keyword names are interned nearly always.
+    if names == CONTEXT_ONLY.load(Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: as the caller says.
     unsafe {
         let name = ffi::PyTuple_GET_ITEM(names, 0);
-        let context = pyo3::intern!(py, "context");
-        name == context.as_ptr()
-            || ffi::PyUnicode_CompareWithASCIIString(name, c"context".as_ptr()) == 0
+        name == pyo3::intern!(py, "context").as_ptr() || is_spelled_context(name, names)
+    }
+}
+
+/// # Safety
+/// Attached; `names` is a tuple of the string `name`.
+#[cold]
+unsafe fn is_spelled_context(name: *mut ffi::PyObject, names: *mut ffi::PyObject) -> bool {
+    // SAFETY: as the caller says. A tuple that is remembered is never freed.
+    unsafe {
+        if ffi::PyUnicode_CompareWithASCIIString(name, c"context".as_ptr()) != 0 {
+            return false;
+        }
+        let none = std::ptr::null_mut();
+        let (set, missed) = (Ordering::Relaxed, Ordering::Relaxed);
+        if CONTEXT_ONLY.compare_exchange(none, names, set, missed).is_ok() {
+            ffi::Py_INCREF(names);
+        }
+        true
     }
 }
 

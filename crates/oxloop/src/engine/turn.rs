@@ -15,6 +15,9 @@ const SCRATCH: usize = 256 * 1024;
 /// A turn without a poll is cheaper by a system call, but only a poll lets other threads have
 /// the interpreter: every so many turns there is one.
 const UNPOLLED: u32 = 64;
+/// While events keep coming the loop looks for them before it lets go of the interpreter to wait;
+/// one wait in so many tries whether they do.
+const TRY: u32 = 16;
 /// The longest wait, seconds (asyncio's MAXIMUM_SELECT_TIMEOUT).
 const LONGEST_WAIT: f64 = 24.0 * 3600.0;
 /// What callbacks write waits so long for the rest of the turn at most, seconds.
@@ -26,7 +29,10 @@ const RESOLUTION: f64 = 1e-9;
 pub(super) struct Workspace {
     events: Events,
     pub(super) scratch: Vec<u8>,
+    /// Turns since others last had the interpreter.
     unpolled: u32,
+    /// Waits until the next look before a wait; 0 while each look finds something.
+    untried: u32,
 }
 
 /// How long a turn may wait.
@@ -48,7 +54,7 @@ impl<F: Face> Engine<F> {
     pub fn run(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
         let mut work = self.state.lock().workspace.take().unwrap_or_else(|| {
             let events = Events::with_capacity(EVENTS);
-            Box::new(Workspace { events, scratch: vec![0; SCRATCH], unpolled: 0 })
+            Box::new(Workspace { events, scratch: vec![0; SCRATCH], unpolled: 0, untried: 0 })
         });
         let Some(selector) = self.selector() else { return Ok(()) };
         let result = loop {
@@ -113,24 +119,31 @@ impl<F: Face> Engine<F> {
         work: &mut Workspace,
         wait: Wait,
     ) -> Result<(), F::Leave> {
-        let Workspace { events, unpolled, .. } = work;
+        let Workspace { events, unpolled, untried, .. } = work;
         let timeout = match wait {
-            Wait::Poll => {
-                *unpolled += 1;
-                let others = *unpolled > UNPOLLED;
-                if !others && self.state.lock().watched == 0 {
-                    events.clear();
-                    return Ok(());
-                }
-                if !others {
-                    let result = selector.wait(events, Some(Duration::ZERO));
-                    return self.waited(cx, result);
-                }
-                Some(Duration::ZERO)
-            }
+            Wait::Poll => Some(Duration::ZERO),
             Wait::Seconds(seconds) => Some(Duration::from_secs_f64(seconds)),
             Wait::Event => None,
         };
+        *unpolled += 1;
+        if *unpolled <= UNPOLLED {
+            if let Wait::Poll = wait {
+                if self.state.lock().watched == 0 {
+                    events.clear();
+                    return Ok(());
+                }
+                let result = selector.wait(events, timeout);
+                return self.waited(cx, result);
+            }
+            if *untried == 0 {
+                let result = selector.wait(events, Some(Duration::ZERO));
+                if result.is_err() || !events.is_empty() {
+                    return self.waited(cx, result);
+                }
+                *untried = TRY;
+            }
+            *untried -= 1;
+        }
         *unpolled = 0;
         self.wakeup.fall_asleep();
         let timeout = {

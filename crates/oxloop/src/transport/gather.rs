@@ -45,11 +45,12 @@ pub struct Gather<B, T = ()> {
     arena: Vec<u8>,
     pieces: Vec<Piece<B>>,
     len: usize,
+    writes: usize,
 }
 
 impl<B, T> Default for Gather<B, T> {
     fn default() -> Gather<B, T> {
-        Gather { target: None, arena: Vec::new(), pieces: Vec::new(), len: 0 }
+        Gather { target: None, arena: Vec::new(), pieces: Vec::new(), len: 0, writes: 0 }
     }
 }
 
@@ -57,6 +58,11 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
     /// Bytes gathered.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many writes there were.
+    pub fn writes(&self) -> usize {
+        self.writes
     }
 
     /// Whether nothing is gathered.
@@ -68,6 +74,7 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
     /// Adds a write; ask [`may_gather`] first.
     pub fn push(&mut self, data: &(impl Data<B> + ?Sized)) {
         let bytes = data.bytes();
+        self.writes += 1;
         self.len += bytes.len();
         if bytes.len() > COPY_LIMIT {
             if let Some(kept) = data.keep() {
@@ -134,6 +141,7 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
         self.arena.clear();
         self.arena.shrink_to(KEPT_ARENA);
         self.len = 0;
+        self.writes = 0;
     }
 }
 

@@ -54,6 +54,10 @@ impl Events {
         self.list.clear();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Token and readiness, in the kernel's order. An error or a hang-up wakes both sides, as
     /// the selectors module has it.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Interest)> {
