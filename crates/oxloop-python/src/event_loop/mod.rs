@@ -8,6 +8,7 @@ mod watchers;
 
 use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
+use crate::guard::Guard;
 use crate::server::ListenerRef;
 use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, Referent};
@@ -26,6 +27,8 @@ pub(crate) struct BaseLoop {
     running: AtomicBool,
     /// The thread that runs the loop; 0 while it does not run.
     thread: AtomicU64,
+    /// Which thread-safe handle runs.
+    pub(crate) guard: Guard,
 }
 
 impl BaseLoop {
@@ -67,6 +70,7 @@ impl BaseLoop {
             debug: AtomicBool::new(false),
             running: AtomicBool::new(false),
             thread: AtomicU64::new(0),
+            guard: Guard::default(),
         })
     }
 
@@ -120,7 +124,7 @@ impl BaseLoop {
     }
 
     #[getter]
-    fn _thread_id(&self) -> Option<u64> {
+    pub(crate) fn _thread_id(&self) -> Option<u64> {
         match self.thread.load(Ordering::Relaxed) {
             0 => None,
             thread => Some(thread),
@@ -142,8 +146,9 @@ impl BaseLoop {
     }
 
     #[setter(_debug)]
-    fn set_debug(&self, enabled: bool) {
-        self.debug.store(enabled, Ordering::Relaxed);
+    fn set_debug(&self, enabled: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.debug.store(enabled.is_truthy()?, Ordering::Relaxed);
+        Ok(())
     }
 
     // Scheduling callbacks
@@ -228,16 +233,16 @@ impl BaseLoop {
         watchers::add(slf, fd, oxloop::engine::Side::Write, callback, args)
     }
 
-    fn _remove_reader(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         watchers::remove(slf, fd, oxloop::engine::Side::Read)
     }
 
-    fn _remove_writer(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         watchers::remove(slf, fd, oxloop::engine::Side::Write)
     }
 
-    fn _transport_of(&self, fd: i32) -> Option<StreamRef> {
-        self.engine.stream_of(fd)
+    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<StreamRef>> {
+        Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
     }
 
     // Connections and servers
