@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from asyncio import constants, coroutines
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,7 @@ class DebugMixin(LoopBase):
 
     def set_debug(self, enabled: bool) -> None:
         """Switches debug mode on or off, also while the loop runs."""
-        self._debug = bool(enabled)
+        self._debug = enabled
         if self._thread_id is not None:
             self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
 
@@ -46,6 +47,12 @@ class DebugMixin(LoopBase):
         else:
             sys.set_coroutine_origin_tracking_depth(self._coroutine_origin_tracking_saved_depth)
         self._coroutine_origin_tracking_enabled = bool(enabled)
+
+    def _check_thread(self) -> None:
+        if self._thread_id is not None and self._thread_id != threading.get_ident():
+            raise RuntimeError(
+                "Non-thread-safe operation invoked on an event loop other than the current one"
+            )
 
     def _check_callback(self, callback: Any, method: str) -> None:
         if asyncio.iscoroutine(callback) or _iscoroutinefunction(callback):

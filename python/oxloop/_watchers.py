@@ -32,11 +32,17 @@ class WatcherMixin(LoopBase):
         super().__init__()
         self._watched_objects = {}
 
+    def close(self) -> None:
+        """Closes the loop; nothing is watched any more."""
+        super().close()
+        self._watched_objects.clear()
+
     def add_reader(
         self, fd: FileDescriptorLike, callback: Callable[[Unpack[_Ts]], Any], *args: Unpack[_Ts]
     ) -> None:
         """Calls ``callback(*args)`` whenever `fd` is readable; replaces an earlier reader."""
         self._ensure_fd_no_transport(fd)
+        self._check_closed()
         fileno = self._descriptor_of(fd)
         self._add_reader(fileno, callback, *args)
         self._remember(fileno, fd, _READ)
@@ -44,6 +50,8 @@ class WatcherMixin(LoopBase):
     def remove_reader(self, fd: FileDescriptorLike) -> bool:
         """Stops watching `fd` for reading; whether it was watched."""
         self._ensure_fd_no_transport(fd)
+        if self.is_closed():
+            return False
         fileno = self._descriptor_of(fd)
         self._forget(fileno, _READ)
         return self._remove_reader(fileno)
@@ -53,6 +61,7 @@ class WatcherMixin(LoopBase):
     ) -> None:
         """Calls ``callback(*args)`` whenever `fd` is writable; replaces an earlier writer."""
         self._ensure_fd_no_transport(fd)
+        self._check_closed()
         fileno = self._descriptor_of(fd)
         self._add_writer(fileno, callback, *args)
         self._remember(fileno, fd, _WRITE)
@@ -60,6 +69,8 @@ class WatcherMixin(LoopBase):
     def remove_writer(self, fd: FileDescriptorLike) -> bool:
         """Stops watching `fd` for writing; whether it was watched."""
         self._ensure_fd_no_transport(fd)
+        if self.is_closed():
+            return False
         fileno = self._descriptor_of(fd)
         self._forget(fileno, _WRITE)
         return self._remove_writer(fileno)

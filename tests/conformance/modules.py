@@ -46,6 +46,17 @@ MODULES = (
         classes=("EventLoopTests", "TestPyGetEventLoop", "TestCGetEventLoop", "TestServer"),
     ),
     Module("test_tasks"),
+    Module(
+        "test_base_events",
+        extra=True,
+        classes=(
+            "BaseEventTests",
+            "BaseEventLoopTests",
+            "BaseEventLoopWithSelectorTests",
+            "RunningLoopTests",
+        ),
+    ),
+    Module("test_sock_lowlevel", extra=True, classes=("SockTests",)),
     Module("test_waitfor"),
     Module("test_streams"),
     Module("test_locks"),

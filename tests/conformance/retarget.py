@@ -118,15 +118,20 @@ def _close_loop(original: Callable[[Any], None]) -> Callable[[Any], None]:
 def _send_errors_to_mocks() -> None:
     """Tests put a mock in the place of asyncio's logger in the module of asyncio's loop.
 
-    Another loop logs to the same logger without passing by that module: hand its errors over.
+    Another loop logs to the same logger without passing by that module: hand over what it says.
     """
-    real_error = logger.error
 
-    def error(*args: Any, **kwargs: Any) -> None:
-        there = vars(base_events)["logger"]
-        (real_error if there is logger else there.error)(*args, **kwargs)
+    def through(name: str) -> Callable[..., None]:
+        real = getattr(logger, name)
 
-    logger.error = error  # type: ignore[method-assign]
+        def log(*args: Any, **kwargs: Any) -> None:
+            there = vars(base_events)["logger"]
+            (real if there is logger else getattr(there, name))(*args, **kwargs)
+
+        return log
+
+    for name in ("error", "warning"):
+        setattr(logger, name, through(name))
 
 
 def retarget_module(module: ModuleType, factory: LoopFactory) -> None:
@@ -136,17 +141,44 @@ def retarget_module(module: ModuleType, factory: LoopFactory) -> None:
         adapt(module, factory)
 
 
-def _test_events(module: Any, factory: LoopFactory) -> None:
-    """Bind the mixin; the stdlib's own selector loops and the mocks of handles go."""
-    utils: Any = importlib.import_module("test.test_asyncio.utils")
+def _bound(mixin: str, name: str) -> Callable[[Any, LoopFactory], None]:
+    """An adapter which binds a mixin of tests; the stdlib's own selector loops go."""
 
-    class EventLoopTests(module.EventLoopTestsMixin, utils.TestCase):  # type: ignore[misc]
-        def create_event_loop(self) -> asyncio.AbstractEventLoop:
-            return factory()
+    def adapt(module: Any, factory: LoopFactory) -> None:
+        utils: Any = importlib.import_module("test.test_asyncio.utils")
 
-    EventLoopTests.__module__ = module.__name__
-    EventLoopTests.__qualname__ = "EventLoopTests"
-    module.EventLoopTests = EventLoopTests
+        class Tests(getattr(module, mixin), utils.TestCase):  # type: ignore[misc]
+            def create_event_loop(self) -> asyncio.AbstractEventLoop:
+                return factory()
+
+        Tests.__module__ = module.__name__
+        Tests.__name__ = Tests.__qualname__ = name
+        setattr(module, name, Tests)
+
+    return adapt
+
+
+def _test_base_events(module: Any, factory: LoopFactory) -> None:
+    """A real loop in the place of a BaseEventLoop with a mock for its selector.
+
+    Unless asyncio's own is under test: the mocks belong to that one.
+    """
+    with_mocks = module.BaseEventLoopTests.setUp
+
+    def set_up(test: Any, case: Any) -> None:
+        super(case, test).setUp()
+        test.loop = factory()
+        test.set_event_loop(test.loop)
+
+    def set_up_base(test: Any) -> None:
+        set_up(test, module.BaseEventLoopTests)
+        if isinstance(test.loop, base_events.BaseEventLoop):
+            test.loop.close()
+            with_mocks(test)
+
+    module.BaseEventLoopTests.setUp = set_up_base
+    selector_tests = module.BaseEventLoopWithSelectorTests
+    selector_tests.setUp = lambda test: set_up(test, selector_tests)
 
 
 def _new_loop(*classes: str) -> Callable[[Any, LoopFactory], None]:
@@ -198,10 +230,12 @@ def _test_tasks(module: Any, factory: LoopFactory) -> None:
 
 
 _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
+    "test_base_events": _test_base_events,
     "test_buffered_proto": _new_loop("BufferedProtocolSelectorTests"),
-    "test_events": _test_events,
+    "test_events": _bound("EventLoopTestsMixin", "EventLoopTests"),
     "test_pep492": _test_pep492,
     "test_runners": _test_runners,
     "test_tasks": _test_tasks,
+    "test_sock_lowlevel": _bound("BaseSockTestsMixin", "SockTests"),
     "test_server": _new_loop("SelectorStartServerTests"),
 }

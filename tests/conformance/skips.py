@@ -60,6 +60,7 @@ SKIPS = (
             "test_events.EventLoopTests.test_create_server_ssl*",
             "test_events.EventLoopTests.test_create_ssl_connection",
             "test_events.EventLoopTests.test_ssl_connect_accepted_socket",
+            "test_base_events.*.test_create_connection_ssl_server_hostname_default",
             "test_streams.StreamTests.test_open_connection_no_loop_ssl",
         ),
     ),
@@ -79,7 +80,10 @@ SKIPS = (
     ),
     Skip(
         "UDP is not there yet",
-        ("test_events.EventLoopTests.test_*datagram_*",),
+        (
+            "test_events.EventLoopTests.test_*datagram_*",
+            "test_base_events.BaseEventLoopWithSelectorTests.test_create_datagram_endpoint_*",
+        ),
     ),
     Skip(
         "pipes are not there yet",
@@ -96,12 +100,61 @@ SKIPS = (
         until=(3, 13),
     ),
     Skip(
-        "replaces and counts the private _run_once of asyncio's loop",
-        ("test_events.EventLoopTests.test_timeout_rounding",),
+        "calls, replaces or reads private parts of asyncio's loop (_run_once, _ready, _selector...)",
+        (
+            "test_events.EventLoopTests.test_timeout_rounding",
+            "test_base_events.BaseEventLoopTests.test__add_callback_*",
+            "test_base_events.BaseEventLoopTests.test__run_once*",
+            "test_base_events.BaseEventLoopTests.test_call_later",
+            "test_base_events.BaseEventLoopTests.test_call_soon",
+            "test_base_events.BaseEventLoopTests.test_not_implemented",
+            "test_base_events.BaseEventLoopTests.test_run_forever_pre_stopped",
+            "test_base_events.BaseEventLoopTests.test_set_exc_handler_broken",
+            "test_base_events.BaseEventLoopTests.test_set_exc_handler_custom",
+            "test_base_events.BaseEventLoopTests.test_single_selecter_event_*",
+            "test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_*",
+        ),
+    ),
+    Skip(
+        "calls, replaces or reads private parts of asyncio's loop (_run_once, _ready, _selector...)",
+        ("test_base_events.BaseEventLoopTests.test_custom_run_forever_integration",),
+        since=(3, 13),
     ),
     Skip(
         "puts a mock in the place of the socket module in asyncio.base_events",
-        ("test_events.EventLoopTests.test_create_server_multiple_hosts_ipv[46]",),
+        (
+            "test_events.EventLoopTests.test_create_server_multiple_hosts_ipv[46]",
+            "test_base_events.*.test_create_connection_timeout",
+            "test_base_events.*.test_create_connection_multiple_errors*",
+            "test_base_events.*.test_create_connection_bluetooth",
+            "test_base_events.*.test_create_server_cant_bind",
+            "test_base_events.*.test_create_server_nosoreuseport",
+            "test_base_events.*.test_create_server_soreuseport_only_defined",
+        ),
+    ),
+    Skip(
+        "puts a mock in the place of the socket module in asyncio.base_events: it would connect",
+        (
+            "test_base_events.*.test_create_connection_ip_addr",
+            "test_base_events.*.test_create_connection_ipv6_scope",
+            "test_base_events.*.test_create_connection_no_inet_pton",
+            "test_base_events.*.test_create_connection_service_name",
+        ),
+        run=False,
+    ),
+    Skip(
+        "puts a mock in the place of the socket module in asyncio.base_events: it would connect",
+        (
+            "test_base_events.*.test_create_connection_happy_eyeballs_empty_exceptions",
+            "test_base_events.*.test_create_connection_transport_error_closes_sock",
+        ),
+        since=(3, 14),
+        run=False,
+    ),
+    Skip(
+        "gives the loop a mock for a socket, without a descriptor",
+        ("test_base_events.*.test_create_connection_sock_transport_error_closes_sock",),
+        since=(3, 14),
     ),
     Skip(
         "asserts that asyncio.EventLoop makes asyncio's own selector loop",

@@ -1,6 +1,6 @@
 //! The engine's errors as Python exceptions: the type and the errno are asyncio's.
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyOSError, PySystemExit};
 use pyo3::prelude::*;
 use std::io;
 
@@ -14,6 +14,11 @@ pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
         Ok(text) => PyOSError::new_err((errno, text.unbind())),
         Err(error) => error,
     }
+}
+
+/// The exception of an error, with its traceback: before Python 3.12 that is kept beside it.
+pub(crate) fn exception<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyBaseException> {
+    error.clone_ref(py).into_value(py).into_bound(py)
 }
 
 /// Whether an exception leaves `run_forever` instead of going to the exception handler.

@@ -1,14 +1,17 @@
 //! Handles: how a scheduled call runs, is reported and is cancelled.
 
+use crate::error::exception;
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::ffi::context;
 use crate::ffi::handle::{
-    Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
+    self, Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
 };
+use crate::ffi::template::Captured;
+use crate::guard;
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyTuple};
 
 /// A Handle or TimerHandle in the engine's queues.
 #[derive(Clone)]
@@ -32,40 +35,42 @@ impl PyHandle {
     #[inline]
     pub(crate) fn run(self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = event_loop.py();
-        if event_loop.get().is_debug() {
-            return self.run_timed(event_loop);
-        }
+        // In debug mode the program sees each handle that runs.
+        let seen = event_loop.get().is_debug().then(|| self.0.object(py));
         let Some(call) = self.0.take_call(py)? else { return Ok(()) };
-        match call.run(py) {
-            Ok(()) => Ok(()),
-            Err(error) => self.report(event_loop, call, error),
+        if call.shared {
+            return self.run_shared(event_loop, call, seen);
         }
+        self.run_call(event_loop, call)
     }
 
-    /// Debug mode: the loop knows the handle that runs, and slow ones are logged.
-    #[cold]
-    fn run_timed(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let py = event_loop.py();
-        let handle = self.0.object(py);
-        let Some(call) = self.0.take_call(py)? else { return Ok(()) };
-        event_loop.setattr("_current_handle", &handle)?;
-        let engine = &event_loop.get().engine;
-        let start = engine.time();
-        let result = match call.run(py) {
+    /// Runs the call of a handle that others refer to.
+    #[inline(never)]
+    fn run_shared<'py>(
+        &self,
+        event_loop: &Bound<'py, BaseLoop>,
+        call: Call<'py>,
+        seen: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let run = || match seen {
+            Some(handle) => timed(event_loop, &handle, || self.run_call(event_loop, call)),
+            None => self.run_call(event_loop, call),
+        };
+        if !self.0.is_thread_safe(event_loop.py()) {
+            return run();
+        }
+        event_loop.get().guard.hold(&self.0, || {
+            // Without an interpreter lock it may have been cancelled just now.
+            if self.0.is_cancelled() { Ok(()) } else { run() }
+        })
+    }
+
+    #[inline]
+    fn run_call(&self, event_loop: &Bound<'_, BaseLoop>, call: Call<'_>) -> PyResult<()> {
+        match call.run(event_loop.py()) {
             Ok(()) => Ok(()),
             Err(error) => self.report(event_loop, call, error),
-        };
-        let took = engine.time() - start;
-        event_loop.setattr("_current_handle", py.None())?;
-        result?;
-        let limit: f64 = event_loop.getattr("slow_callback_duration")?.extract()?;
-        if took >= limit {
-            let text =
-                py.import("asyncio.base_events")?.call_method1("_format_handle", (&handle,))?;
-            let logger = py.import("asyncio.log")?.getattr("logger")?;
-            logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
         }
-        Ok(())
     }
 
     #[cold]
@@ -86,7 +91,7 @@ impl PyHandle {
         let source = describe(event_loop, &callback, &args)?;
         let context = PyDict::new(py);
         context.set_item("message", format!("Exception in callback {source}"))?;
-        context.set_item("exception", error.value(py))?;
+        context.set_item("exception", exception(py, &error))?;
         context.set_item("handle", &handle)?;
         let traceback = handle.getattr("_source_traceback")?;
         if traceback.is_truthy()? {
@@ -95,6 +100,52 @@ impl PyHandle {
         event_loop.call_method1("call_exception_handler", (context,))?;
         Ok(())
     }
+}
+
+/// Debug mode: the loop knows the handle that runs, and slow ones are logged.
+#[cold]
+pub(crate) fn timed<R>(
+    event_loop: &Bound<'_, BaseLoop>,
+    handle: &Bound<'_, PyAny>,
+    call: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    let py = event_loop.py();
+    event_loop.setattr("_current_handle", handle)?;
+    let engine = &event_loop.get().engine;
+    let start = engine.time();
+    let result = call();
+    let took = engine.time() - start;
+    event_loop.setattr("_current_handle", py.None())?;
+    let result = result?;
+    if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
+        let text = py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?;
+        let logger = py.import("asyncio.log")?.getattr("logger")?;
+        logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+    }
+    Ok(result)
+}
+
+/// Debug mode: calls for what the selector found, as [`timed`] calls a handle. `callback` is what
+/// the program sees of it, and `source` where it began.
+#[cold]
+pub(crate) fn timed_io<R>(
+    event_loop: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    source: Option<Bound<'_, PyAny>>,
+    call: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    let py = event_loop.py();
+    if !event_loop.getattr("_current_handle")?.is_none() {
+        // Inside of a handle that is timed already.
+        return call();
+    }
+    let context = Captured::Own(context::copy_current(py)?);
+    let handle = RawHandle::new(event_loop.as_any(), callback, PyTuple::empty(py), context)?;
+    handle.track();
+    if let Some(source) = source {
+        handle.set_source_traceback(source)?;
+    }
+    timed(event_loop, &handle.object(py), call)
 }
 
 impl Call<'_> {
@@ -139,7 +190,15 @@ fn describe(
 
 /// `Handle.cancel()`.
 pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let thread_safe = handle::is_thread_safe(handle);
+    if thread_safe {
+        guard::wait(handle)?;
+    }
     let found = mark_cancelled(handle)?;
+    // It may have begun to run in between.
+    if cfg!(Py_GIL_DISABLED) && thread_safe {
+        guard::wait(handle)?;
+    }
     if matches!(found, Cancelled::Before) {
         return Ok(());
     }
@@ -157,4 +216,10 @@ pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
         }
     }
     drop_call(handle, repr)
+}
+
+/// `Handle.cancelled()` of a thread-safe handle.
+pub(crate) fn cancelled(handle: &Bound<'_, PyAny>) -> PyResult<bool> {
+    guard::wait(handle)?;
+    handle.getattr("_cancelled")?.is_truthy()
 }

@@ -9,6 +9,7 @@ mod event_loop;
 mod face;
 #[allow(unsafe_code, reason = "the one place for the raw C API; each block says why")]
 mod ffi;
+mod guard;
 mod handle;
 mod server;
 mod transport;

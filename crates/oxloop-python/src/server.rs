@@ -1,16 +1,18 @@
 //! What hears of a listening socket: makes a transport for each connection taken.
 
 use crate::address::Address;
-use crate::error::{leaves_loop, os_error};
+use crate::error::{exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::context;
 use crate::ffi::references::clone_attached;
+use crate::handle::timed_io;
+use crate::transport::extra_info::{logger, socket_of};
 use crate::transport::stream::{self, Origin};
 use oxloop::engine::{Accepted, Descriptor, ListenerHandler};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use std::io;
 
 /// A listening socket of a server. The engine's source owns the only reference.
@@ -56,13 +58,22 @@ impl Listener {
         let py = cx.py();
         let context = context::copy(self.context.bind(py))?;
         let inside = context.clone_ref(py);
-        context::run(inside.bind(py), || {
+        let peer = accepted.peer.as_ref().and_then(Address::new);
+        let (descriptor, socket) = if cx.get().is_debug() {
+            let sock = socket_of(py, accepted.descriptor)?;
+            self.log_connection(&sock, peer.as_ref())?;
+            (Descriptor::Lent(sock.call_method0("fileno")?.extract()?), Some(sock))
+        } else {
+            (Descriptor::Owned(accepted.descriptor), None)
+        };
+        let lender = socket.clone();
+        let opened = context::run(inside.bind(py), || {
             Ok((|| {
                 let protocol = self.protocol_factory.bind(py).call0()?;
                 let origin = Origin {
-                    peer: accepted.peer.as_ref().and_then(Address::new),
-                    descriptor: Descriptor::Owned(accepted.descriptor),
-                    socket: None,
+                    peer,
+                    descriptor,
+                    socket,
                     server: self.server.as_ref().map(|server| server.bind(py).clone()),
                     context,
                 };
@@ -70,7 +81,23 @@ impl Listener {
                     .map(drop)
                     .map_err(|error| Refused { error, protocol: Some(protocol.unbind()) })
             })())
-        })?
+        })?;
+        if let (Err(_), Some(sock)) = (&opened, lender) {
+            sock.call_method0("close")?;
+        }
+        opened
+    }
+
+    /// Debug mode names each connection as it comes in.
+    #[cold]
+    fn log_connection(&self, sock: &Bound<'_, PyAny>, peer: Option<&Address>) -> PyResult<()> {
+        let py = sock.py();
+        let peer = match peer {
+            Some(peer) => peer.to_python(py)?,
+            None => PyString::new(py, "").into_any(),
+        };
+        let args = ("%r got a new connection from %r: %r", &self.server, peer, sock);
+        logger(py)?.call_method1("debug", args).map(drop)
     }
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, message: &str, error: io::Error) -> PyResult<()> {
@@ -109,7 +136,14 @@ impl Clone for ListenerRef {
 impl ListenerHandler<PyFace> for ListenerRef {
     fn connected(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
         let py = cx.py();
-        let Err(refused) = self.0.get().open(cx, accepted) else { return Ok(()) };
+        let listener = self.0.get();
+        let opened = if cx.get().is_debug() {
+            let factory = listener.protocol_factory.bind(py);
+            timed_io(cx, factory, None, || Ok(listener.open(cx, accepted)))?
+        } else {
+            listener.open(cx, accepted)
+        };
+        let Err(refused) = opened else { return Ok(()) };
         if leaves_loop(py, &refused.error) {
             return Err(refused.error);
         }
@@ -118,7 +152,7 @@ impl ListenerHandler<PyFace> for ListenerRef {
             let context = PyDict::new(py);
             let message = "Error on transport creation for incoming connection";
             context.set_item("message", message)?;
-            context.set_item("exception", refused.error.value(py))?;
+            context.set_item("exception", exception(py, &refused.error))?;
             if let Some(protocol) = refused.protocol {
                 context.set_item("protocol", protocol)?;
             }

@@ -8,6 +8,7 @@ mod watchers;
 
 use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
+use crate::guard::Guard;
 use crate::server::ListenerRef;
 use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, Referent};
@@ -32,6 +33,8 @@ pub(crate) struct BaseLoop {
     flags: AtomicU8,
     /// The thread that runs the loop; 0 while it does not run.
     thread: AtomicU64,
+    /// Which thread-safe handle runs.
+    pub(crate) guard: Guard,
 }
 
 impl BaseLoop {
@@ -88,7 +91,12 @@ impl BaseLoop {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<BaseLoop> {
         let engine = Engine::new().map_err(|error| crate::error::os_error(py, &error))?;
-        Ok(BaseLoop { engine, flags: AtomicU8::new(IDLE), thread: AtomicU64::new(0) })
+        Ok(BaseLoop {
+            engine,
+            flags: AtomicU8::new(IDLE),
+            thread: AtomicU64::new(0),
+            guard: Guard::default(),
+        })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -142,7 +150,7 @@ impl BaseLoop {
     }
 
     #[getter]
-    fn _thread_id(&self) -> Option<u64> {
+    pub(crate) fn _thread_id(&self) -> Option<u64> {
         match self.thread.load(Ordering::Relaxed) {
             0 => None,
             thread => Some(thread),
@@ -164,8 +172,9 @@ impl BaseLoop {
     }
 
     #[setter(_debug)]
-    fn set_debug(&self, enabled: bool) {
-        self.set(DEBUG, enabled);
+    fn set_debug(&self, enabled: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.set(DEBUG, enabled.is_truthy()?);
+        Ok(())
     }
 
     // Scheduling callbacks
@@ -250,16 +259,16 @@ impl BaseLoop {
         watchers::add(slf, fd, oxloop::engine::Side::Write, callback, args)
     }
 
-    fn _remove_reader(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         watchers::remove(slf, fd, oxloop::engine::Side::Read)
     }
 
-    fn _remove_writer(slf: &Bound<'_, Self>, fd: i32) -> PyResult<bool> {
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         watchers::remove(slf, fd, oxloop::engine::Side::Write)
     }
 
-    fn _transport_of(&self, fd: i32) -> Option<StreamRef> {
-        self.engine.stream_of(fd)
+    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<StreamRef>> {
+        Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
     }
 
     // Connections and servers

@@ -5,7 +5,7 @@ use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
 use crate::ffi::template::{self, Captured};
 use crate::handle::PyHandle;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFloat, PyTuple};
@@ -44,7 +44,9 @@ pub(crate) fn call_soon_threadsafe(
             check_callback(slf, callback, "call_soon_threadsafe")?;
         }
     }
-    let handle = new_handle(slf, callback, args, capture(slf.py(), context)?)?;
+    let context = capture(slf.py(), context)?;
+    let handle = RawHandle::thread_safe(slf.as_any(), callback, args, context)?;
+    introduce(slf, &handle)?;
     let object = handle.object(slf.py()).unbind();
     base.engine.call_soon_threadsafe(PyHandle(handle));
     Ok(object)
@@ -106,9 +108,7 @@ fn schedule(
     }
     let context = capture(slf.py(), context)?;
     let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
-    if !base.is_plain() {
-        introduce(slf, &handle)?;
-    }
+    introduce(slf, &handle)?;
     let object = handle.object(slf.py()).unbind();
     base.engine.call_at(seconds, PyHandle(handle));
     Ok(object)
@@ -123,10 +123,21 @@ pub(crate) fn new_handle(
     context: Captured,
 ) -> PyResult<RawHandle> {
     let handle = RawHandle::new(slf.as_any(), callback, args, context)?;
-    if !slf.get().is_plain() {
-        introduce(slf, &handle)?;
-    }
+    introduce(slf, &handle)?;
     Ok(handle)
+}
+
+/// What the collector and, in debug mode, the program are to know of a new handle.
+#[inline]
+fn introduce(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
+    if slf.get().is_plain() {
+        return Ok(());
+    }
+    slf.get().track_if_idle(handle);
+    if slf.get().is_debug() {
+        handle.set_source_traceback(present_stack(slf.py())?)?;
+    }
+    Ok(())
 }
 
 #[inline]
@@ -151,56 +162,27 @@ pub(crate) fn queue(
     Ok(())
 }
 
-/// Between runs the collector has to know a new handle; in debug mode it knows the stack that
-/// made it.
+/// The stack of Python frames, the caller's last (asyncio's `extract_stack`).
 #[cold]
-fn introduce(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
-    slf.get().track_if_idle(handle);
-    if !slf.get().is_debug() {
-        return Ok(());
-    }
-    let py = slf.py();
+pub(crate) fn present_stack(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
-    let stack = py.import("asyncio.format_helpers")?.call_method1("extract_stack", (frame,))?;
-    handle.set_source_traceback(stack)
+    py.import("asyncio.format_helpers")?.call_method1("extract_stack", (frame,))
 }
 
 /// In debug mode only the loop's own thread may schedule.
+#[cold]
 fn check_thread(slf: &Bound<'_, BaseLoop>) -> PyResult<()> {
-    let py = slf.py();
-    let Some(thread) = slf.get()._thread_id() else { return Ok(()) };
-    let here: u64 = py.import("threading")?.call_method0("get_ident")?.extract()?;
-    if here != thread {
-        let message = "Non-thread-safe operation invoked on an event loop other \
-                       than the current one";
-        return Err(PyRuntimeError::new_err(message));
-    }
-    Ok(())
+    slf.call_method0("_check_thread").map(drop)
 }
 
 /// In debug mode coroutines and what cannot be called are refused.
+#[cold]
 fn check_callback(
     slf: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
     method: &str,
 ) -> PyResult<()> {
-    let py = slf.py();
-    let coroutines = py.import("asyncio.coroutines")?;
-    let is = |name: &str| coroutines.call_method1(name, (callback,))?.is_truthy();
-    let is_function = || {
-        // 3.14 moved on to inspect; the deprecated helper would warn.
-        let inspect = py.import("inspect")?;
-        inspect.call_method1("iscoroutinefunction", (callback,))?.is_truthy()
-    };
-    if is("iscoroutine")? || is_function()? {
-        return Err(PyTypeError::new_err(format!("coroutines cannot be used with {method}()")));
-    }
-    if !callback.is_callable() {
-        let got = callback.repr()?;
-        let message = format!("a callable object was expected by {method}(), got {got}");
-        return Err(PyTypeError::new_err(message));
-    }
-    Ok(())
+    slf.call_method1("_check_callback", (callback, method)).map(drop)
 }
 
 pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {

@@ -6,7 +6,7 @@ use crate::ffi::context;
 use crate::ffi::template::Captured;
 use crate::handle::{PyHandle, cancel};
 use oxloop::engine::Side;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -37,16 +37,28 @@ pub(super) fn add(
     }
 }
 
-pub(super) fn remove(slf: &Bound<'_, BaseLoop>, fd: i32, side: Side) -> PyResult<bool> {
-    let base = slf.get();
-    if base.engine.is_closed() {
-        return Ok(false);
+pub(super) fn remove(
+    slf: &Bound<'_, BaseLoop>,
+    fd: &Bound<'_, PyAny>,
+    side: Side,
+) -> PyResult<bool> {
+    let engine = &slf.get().engine;
+    let Some(fd) = number(fd)?.filter(|_| !engine.is_closed()) else { return Ok(false) };
+    if let Some(old) = engine.unwatch(fd, side) {
+        cancel(&old.0.object(slf.py()))?;
+        return Ok(true);
     }
-    match base.engine.unwatch(fd, side) {
-        Some(old) => {
-            cancel(&old.0.object(slf.py()))?;
-            Ok(true)
-        }
-        None => Ok(false),
+    // asyncio accepts by a reader of the listening socket: without it the server is deaf.
+    let listener = engine.listener_of(fd).filter(|_| side == Side::Read);
+    listener.into_iter().for_each(|token| engine.unlisten(token));
+    Ok(listener.is_some())
+}
+
+/// A descriptor's number, `None` for an integer that is too large for one.
+pub(super) fn number(fd: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+    match fd.extract() {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.is_instance_of::<PyOverflowError>(fd.py()) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -19,12 +19,13 @@
 
 use super::free_list;
 use super::template::{self, Captured, Lent};
-use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyBool, PyTuple, PyType};
 use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 /// Where the slots of asyncio's classes lie in an instance, bytes from its start.
@@ -42,10 +43,12 @@ struct Layout {
     weak: isize,
 }
 
-/// The two types and their layout.
+/// The types and their layout.
 struct Types {
     handle: Py<PyType>,
     timer: Py<PyType>,
+    /// From 3.14 on: what call_soon_threadsafe returns, a Handle in all but its type.
+    thread_safe: Option<Py<PyType>>,
     layout: Layout,
 }
 
@@ -70,8 +73,13 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
                 scheduled: at(&timer, "_scheduled")?,
                 weak: handle.getattr("__weakrefoffset__")?.extract()?,
             },
-            handle: make(&handle, c"oxloop._oxloop.Handle")?,
-            timer: make(&timer, c"oxloop._oxloop.TimerHandle")?,
+            handle: make(&handle, c"oxloop._oxloop.Handle", &METHODS)?,
+            timer: make(&timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
+            thread_safe: if events.hasattr("_ThreadSafeHandle")? {
+                Some(make(&handle, THREAD_SAFE_NAME, &THREAD_SAFE_METHODS)?)
+            } else {
+                None
+            },
         })
     })?;
     Ok((&types.handle, &types.timer))
@@ -94,17 +102,34 @@ unsafe extern "C" {
     fn _PyObject_GC_New(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject;
 }
 
-struct Methods([ffi::PyMethodDef; 2]);
-// SAFETY: the table is constant: function pointers and static strings.
-unsafe impl Sync for Methods {}
+/// The name that asyncio's own has, as `repr` shows it.
+const THREAD_SAFE_NAME: &CStr = c"oxloop._oxloop._ThreadSafeHandle";
 
-static METHODS: Methods = Methods([
+struct Methods<const N: usize>([ffi::PyMethodDef; N]);
+// SAFETY: the table is constant: function pointers and static strings.
+unsafe impl<const N: usize> Sync for Methods<N> {}
+
+const fn method(name: &CStr, function: ffi::PyCFunction, doc: &CStr) -> ffi::PyMethodDef {
     ffi::PyMethodDef {
-        ml_name: c"cancel".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer { PyCFunction: cancel },
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
         ml_flags: ffi::METH_NOARGS,
-        ml_doc: c"Cancels the call: it will not run. Cancelling twice is cancelling once.".as_ptr(),
-    },
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+static METHODS: Methods<2> = Methods([
+    method(
+        c"cancel",
+        cancel,
+        c"Cancels the call: it will not run. Cancelling twice is cancelling once.",
+    ),
+    ffi::PyMethodDef::zeroed(),
+]);
+
+static THREAD_SAFE_METHODS: Methods<3> = Methods([
+    method(c"cancel", cancel, c"Cancels the call; in another thread, waits while it runs."),
+    method(c"cancelled", cancelled, c"Whether it was cancelled; waits likewise."),
     ffi::PyMethodDef::zeroed(),
 ]);
 
@@ -130,7 +155,11 @@ static ATTRIBUTES: Attributes = Attributes([
 ]);
 
 /// A subclass of `base` with room for one more reference, the template.
-fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
+fn make<const N: usize>(
+    base: &Bound<'_, PyAny>,
+    name: &'static CStr,
+    methods: &'static Methods<N>,
+) -> PyResult<Py<PyType>> {
     let py = base.py();
     let size: c_int = base.getattr("__basicsize__")?.extract()?;
     let mut slots = [
@@ -139,7 +168,7 @@ fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
         ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },
         ffi::PyType_Slot {
             slot: ffi::Py_tp_methods,
-            pfunc: METHODS.0.as_ptr().cast_mut().cast::<c_void>(),
+            pfunc: methods.0.as_ptr().cast_mut().cast::<c_void>(),
         },
         ffi::PyType_Slot {
             slot: ffi::Py_tp_getset,
@@ -192,7 +221,21 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        RawHandle::filled(py, types, false, event_loop, callback, args, context)
+        RawHandle::filled(py, types, &types.handle, event_loop, callback, args, context)
+    }
+
+    /// A handle as `call_soon_threadsafe` returns it.
+    #[inline]
+    pub(crate) fn thread_safe(
+        event_loop: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Captured,
+    ) -> PyResult<RawHandle> {
+        let py = callback.py();
+        let types = types(py)?;
+        let class = types.thread_safe.as_ref().unwrap_or(&types.handle);
+        RawHandle::filled(py, types, class, event_loop, callback, args, context)
     }
 
     /// A handle for the time `when`, seconds on the loop's clock; scheduled already.
@@ -206,7 +249,8 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        let handle = RawHandle::filled(py, types, true, event_loop, callback, args, context)?;
+        let handle =
+            RawHandle::filled(py, types, &types.timer, event_loop, callback, args, context)?;
         // SAFETY: `filled` made an instance of the timer type.
         unsafe {
             handle.set(types.layout.when, ffi::Py_NewRef(when.as_ptr()));
@@ -219,13 +263,13 @@ impl RawHandle {
     fn filled(
         py: Python<'_>,
         types: &Types,
-        timer: bool,
+        class: &Py<PyType>,
         event_loop: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
-        let class = if timer { &types.timer } else { &types.handle };
+        let timer = class.as_ptr() == types.timer.as_ptr();
         let class = class.as_ptr().cast::<ffi::PyTypeObject>();
         let layout = &types.layout;
         // SAFETY: attached; `class` is one of our types, whose instances have no variable part. A
@@ -268,6 +312,18 @@ impl RawHandle {
                 ffi::PyObject_GC_Track(object.cast());
             }
         }
+    }
+
+    /// Whether cancelling it has to wait while it runs.
+    #[inline]
+    pub(crate) fn is_thread_safe(&self, py: Python<'_>) -> bool {
+        is_thread_safe(&self.object(py))
+    }
+
+    /// Which object it is.
+    #[inline]
+    pub(crate) fn address(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 
     /// The Python object.
@@ -343,9 +399,9 @@ impl RawHandle {
                 },
             };
             let callback = Bound::from_owned_ptr_or_opt(py, take(layout.callback));
-            let args = Bound::from_owned_ptr_or_opt(py, take(layout.args));
+            let args = Bound::from_owned_ptr_or_opt(py, take(layout.args)).and_then(as_tuple);
             let (Some(callback), Some(args)) = (callback, args) else { return Ok(None) };
-            Ok(Some(Call { callback, args: args.cast_into_unchecked(), context }))
+            Ok(Some(Call { callback, args, context, shared: false }))
         }
     }
 
@@ -355,18 +411,18 @@ impl RawHandle {
     fn shared_call<'py>(&self, py: Python<'py>, layout: &Layout) -> PyResult<Option<Call<'py>>> {
         self.track();
         let object = self.0.as_ptr();
-        // SAFETY: attached; the slots hold references or NULL. `_args` may have been replaced
-        // from Python: it is checked.
+        // SAFETY: attached; the slots hold references or NULL.
         unsafe {
             own_context(object, layout)?;
             let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
             let (callback, args) = (get(layout.callback), get(layout.args));
-            let args = args.and_then(|args| args.cast_into::<PyTuple>().ok());
+            let args = args.and_then(as_tuple);
             let parts = callback.zip(args).zip(get(layout.context));
             Ok(parts.map(|((callback, args), context)| Call {
                 callback,
                 args,
                 context: RunIn::Own(context),
+                shared: true,
             }))
         }
     }
@@ -418,6 +474,8 @@ pub(crate) struct Call<'py> {
     pub(crate) callback: Bound<'py, PyAny>,
     pub(crate) args: Bound<'py, PyTuple>,
     pub(crate) context: RunIn<'py>,
+    /// Whether others refer to the handle.
+    pub(crate) shared: bool,
 }
 
 /// Where a call is run.
@@ -501,6 +559,19 @@ unsafe extern "C" fn set_context(
     0
 }
 
+/// `_args` may have been replaced from Python, by any iterable.
+#[inline]
+fn as_tuple(args: Bound<'_, PyAny>) -> Option<Bound<'_, PyTuple>> {
+    match args.cast_into() {
+        Ok(args) => Some(args),
+        Err(other) => {
+            let other = other.into_inner();
+            let items: Vec<Bound<'_, PyAny>> = other.extract().ok()?;
+            PyTuple::new(other.py(), items).ok()
+        }
+    }
+}
+
 #[inline]
 fn types(py: Python<'_>) -> PyResult<&Types> {
     TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err("oxloop is not initialised"))
@@ -527,6 +598,13 @@ unsafe fn template_of(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
     }
 }
 
+/// Whether a handle is one that `call_soon_threadsafe` made, where these are a type of their own.
+#[inline]
+pub(crate) fn is_thread_safe(handle: &Bound<'_, PyAny>) -> bool {
+    let class = TYPES.get(handle.py()).and_then(|types| types.thread_safe.as_ref());
+    class.is_some_and(|class| handle.get_type_ptr().cast() == class.as_ptr())
+}
+
 #[inline]
 fn is_timer(types: &Types, object: *mut ffi::PyObject) -> bool {
     // SAFETY: a live object's type may be read.
@@ -537,26 +615,49 @@ unsafe extern "C" fn cancel(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let result = std::panic::catch_unwind(|| {
-        // SAFETY: CPython calls methods attached, on a live instance of one of our types.
-        let handle = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
-        crate::handle::cancel(&handle)
-    });
-    // SAFETY: attached; a new reference, or NULL with an exception set.
+    // SAFETY: CPython calls methods attached, on a live instance of one of our types.
     unsafe {
-        match result {
-            Ok(Ok(())) => ffi::Py_NewRef(ffi::Py_None()),
-            Ok(Err(error)) => {
-                error.restore(Python::assume_attached());
-                std::ptr::null_mut()
-            }
-            Err(_) => {
-                let message = c"panic in Handle.cancel".as_ptr();
-                ffi::PyErr_SetString(ffi::PyExc_SystemError, message);
-                std::ptr::null_mut()
-            }
-        }
+        entry(object, |handle| {
+            crate::handle::cancel(handle)?;
+            Ok(handle.py().None())
+        })
     }
+}
+
+unsafe extern "C" fn cancelled(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as above.
+    unsafe {
+        entry(object, |handle| {
+            let cancelled = crate::handle::cancelled(handle)?;
+            Ok(PyBool::new(handle.py(), cancelled).to_owned().into_any().unbind())
+        })
+    }
+}
+
+/// A method of a handle without arguments.
+///
+/// # Safety
+/// Attached; `object` is a live instance of one of our types.
+unsafe fn entry(
+    object: *mut ffi::PyObject,
+    body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<Py<PyAny>>,
+) -> *mut ffi::PyObject {
+    // A panic must not cross into C.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as the caller says.
+        body(&unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) })
+    }));
+    let error = match result {
+        Ok(Ok(object)) => return object.into_ptr(),
+        Ok(Err(error)) => error,
+        Err(_) => PySystemError::new_err("panic in a method of a handle"),
+    };
+    // SAFETY: as the caller says.
+    error.restore(unsafe { Python::assume_attached() });
+    std::ptr::null_mut()
 }
 
 /// What cancelling found.

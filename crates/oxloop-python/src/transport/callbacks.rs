@@ -2,13 +2,14 @@
 //! raise.
 
 use super::extra_info;
-use super::stream::{StreamRef, StreamTransport};
-use crate::error::{leaves_loop, os_error};
+use super::stream::{SOURCE_TRACEBACK, StreamRef, StreamTransport};
+use crate::error::{exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::bytes::{View, filled};
 use crate::ffi::{calls, context};
+use crate::handle::timed_io;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::intern;
@@ -19,11 +20,27 @@ use std::io;
 const READ_FAILED: &str = "Fatal read error on socket transport";
 pub(super) const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
-/// The two contexts of a transport's callbacks.
+/// What a transport calls its protocol for; says in which of its two contexts.
 #[derive(Clone, Copy)]
 enum Kind {
     Read,
+    Eof,
     Write,
+    Lost,
+}
+
+impl Kind {
+    /// The protocol's callback of that kind.
+    fn callback<'py>(self, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Kind::Read => {
+                protocol.getattr("data_received").or_else(|_| protocol.getattr("buffer_updated"))
+            }
+            Kind::Eof => protocol.getattr("eof_received"),
+            Kind::Write => protocol.getattr("resume_writing"),
+            Kind::Lost => protocol.getattr("connection_lost"),
+        }
+    }
 }
 
 impl StreamHandler<PyFace> for StreamRef {
@@ -55,7 +72,7 @@ impl StreamHandler<PyFace> for StreamRef {
     fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Option<bool>> {
         let transport = self.0.bind(cx.py());
         transport.get().debug(transport, "%r received EOF")?;
-        let kept = self.inside(cx, Kind::Read, |protocol| {
+        let kept = self.inside(cx, Kind::Eof, |protocol| {
             let called = calls::method(protocol, intern!(protocol.py(), "eof_received"), []);
             match called.and_then(|keep_open| keep_open.is_truthy()) {
                 Ok(true) => return Ok(()),
@@ -130,12 +147,12 @@ impl StreamHandler<PyFace> for StreamRef {
         let py = cx.py();
         let transport = self.0.bind(py);
         let none = py.None().into_bound(py);
-        let lost = self.inside(cx, Kind::Write, |_| transport.get().lose(transport, &none));
+        let lost = self.inside(cx, Kind::Lost, |_| transport.get().lose(transport, &none));
         match lost.map(drop) {
             Err(error) if !leaves_loop(py, &error) => {
                 let context = PyDict::new(py);
                 context.set_item("message", "Exception in callback protocol.connection_lost()")?;
-                context.set_item("exception", error.value(py))?;
+                context.set_item("exception", exception(py, &error))?;
                 context.set_item("transport", transport)?;
                 cx.call_method1("call_exception_handler", (context,)).map(drop)
             }
@@ -225,8 +242,8 @@ impl StreamRef {
         let (protocol, context) = {
             let parts = this.parts.lock();
             let context = match kind {
-                Kind::Read => &parts.read_context,
-                Kind::Write => &parts.write_context,
+                Kind::Read | Kind::Eof => &parts.read_context,
+                Kind::Write | Kind::Lost => &parts.write_context,
             };
             let clone =
                 |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
@@ -234,10 +251,17 @@ impl StreamRef {
         };
         let Some(protocol) = protocol else { return Ok(None) };
         let call = || f(&protocol).map(Some);
-        match context {
+        let call = || match context {
             Some(context) => context::run(&context, call),
             None => call(),
+        };
+        if cx.get().is_debug() {
+            if let Ok(callback) = kind.callback(&protocol) {
+                let source = self.0.bind(py).getattr_opt(SOURCE_TRACEBACK)?;
+                return timed_io(cx, &callback, source, call);
+            }
         }
+        call()
     }
 
     /// `close()` from inside.
@@ -275,16 +299,16 @@ impl StreamRef {
             return Err(error);
         }
         let transport = self.0.bind(py);
-        let exception = error.value(py).clone();
+        let raised = exception(py, &error);
         if !error.is_instance_of::<PyOSError>(py) {
             self.report(cx, error, message)?;
         } else if cx.get().is_debug() {
             let keywords = PyDict::new(py);
-            keywords.set_item("exc_info", &exception)?;
+            keywords.set_item("exc_info", &raised)?;
             let args = ("%r: %s", transport, message);
             extra_info::logger(py)?.call_method("debug", args, Some(&keywords))?;
         }
-        StreamTransport::force_close(transport, Some(exception.into_any()))
+        StreamTransport::force_close(transport, Some(raised.into_any()))
     }
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
@@ -292,7 +316,7 @@ impl StreamRef {
         let transport = self.0.bind(py);
         let context = PyDict::new(py);
         context.set_item("message", message)?;
-        context.set_item("exception", error.value(py))?;
+        context.set_item("exception", exception(py, &error))?;
         context.set_item("transport", transport)?;
         context.set_item("protocol", transport.get().get_protocol_object(py))?;
         cx.call_method1("call_exception_handler", (context,)).map(drop)

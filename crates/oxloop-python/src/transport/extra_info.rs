@@ -8,10 +8,10 @@ use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 /// asyncio's logger.
-pub(super) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("asyncio.log")?.getattr("logger")
 }
 
@@ -78,16 +78,11 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
     if let Some(socket) = this.parts.lock().socket.as_ref() {
         return Ok(socket.bind(py).clone());
     }
-    let class = py.import("socket")?.getattr("socket")?;
     let sock = match this.engine().lend_descriptor(this.token) {
-        Some(descriptor) => {
-            let keywords = PyDict::new(py);
-            keywords.set_item("fileno", descriptor.into_raw_fd())?;
-            class.call((), Some(&keywords))?
-        }
+        Some(descriptor) => socket_of(py, descriptor)?,
         None => {
             // Closed before anybody asked: a socket that is closed, as asyncio's would be.
-            let sock = class.call0()?;
+            let sock = py.import("socket")?.call_method0("socket")?;
             sock.call_method0("close")?;
             sock
         }
@@ -95,6 +90,15 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
     let socket = transport_socket(&sock)?;
     this.parts.lock().socket = Some(socket.clone().unbind());
     Ok(socket)
+}
+
+/// A socket object, which owns the descriptor from here on.
+pub(crate) fn socket_of(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
+    let keywords = PyDict::new(py);
+    keywords.set_item("fileno", descriptor.as_raw_fd())?;
+    let sock = py.import("socket")?.getattr("socket")?.call((), Some(&keywords))?;
+    let _ = descriptor.into_raw_fd();
+    Ok(sock)
 }
 
 /// `writelines(list_of_data)`: one write. Before 3.12 asyncio joins the list and calls `write`.

@@ -1,5 +1,5 @@
 //! What the loop hands to protocols.
 
 mod callbacks;
-mod extra_info;
+pub(crate) mod extra_info;
 pub(crate) mod stream;

@@ -5,7 +5,7 @@ use super::extra_info;
 use crate::address::Address;
 use crate::error::os_error;
 use crate::event_loop::BaseLoop;
-use crate::event_loop::scheduling::queue;
+use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::{BytesData, View};
@@ -20,6 +20,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// In debug mode a transport has the stack that made it under this name.
+pub(super) const SOURCE_TRACEBACK: &str = "_source_traceback";
 
 /// Writes to a lost connection that are dropped in silence; each further one is logged.
 const SILENT_WRITES: u32 = 5;
@@ -116,6 +119,9 @@ pub(crate) fn open(
     engine.set_buffered(token, buffered);
     if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
         extra_info::name_others(&transport, &sock)?;
+    }
+    if event_loop.get().is_debug() {
+        transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
     }
     let args = PyTuple::new(py, [&transport])?;
     queue(event_loop, &connection_made, args, first_context)?;

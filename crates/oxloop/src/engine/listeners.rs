@@ -38,22 +38,18 @@ impl<F: Face> Engine<F> {
             registered: Interest::NONE,
             pending: Interest::NONE,
         }));
+        let displaced = self.displace(state, number);
         state.set_token(number, Some(token));
         let accepting = self.set_accepting(state, token, true);
         drop(guard);
+        drop(displaced);
         accepting.inspect_err(|_| self.unlisten(token))?;
         Ok(token)
     }
 
     /// Stops accepting. The descriptor is closed if it was ours.
     pub fn unlisten(&self, token: Token) {
-        let mut state = self.state.lock();
-        let _ = self.set_accepting(&mut state, token, false);
-        let source = state.sources.remove(token);
-        if let Some(source) = &source {
-            state.set_token(source.descriptor().raw(), None);
-        }
-        drop(state);
+        let source = self.remove_source(&mut self.state.lock(), token);
         drop(source);
     }
 

@@ -150,7 +150,10 @@ impl<F: Face> Engine<F> {
             gather: None,
             buffer: None,
         }));
+        let displaced = self.displace(&mut state, number);
         state.set_token(number, Some(token));
+        drop(state);
+        drop(displaced);
         token
     }
 

@@ -54,32 +54,62 @@ impl<F: Face> Engine<F> {
         let known = state
             .token_of(descriptor)
             .filter(|&token| matches!(state.sources.get(token), Some(Source::Watcher(_))));
+        let displaced = if known.is_none() { self.displace(state, descriptor) } else { None };
         let token = known.unwrap_or_else(|| {
-            let token = state.sources.insert(Source::Watcher(Watcher {
+            state.sources.insert(Source::Watcher(Watcher {
                 descriptor: Descriptor::Lent(descriptor),
                 reader: None,
                 writer: None,
                 registered: Interest::NONE,
                 pending: Interest::NONE,
-            }));
-            state.set_token(descriptor, Some(token));
-            token
+            }))
         });
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(None) };
         let old = watcher.slot(side).replace(callback);
         // What was found for the old callback is not the new one's.
         *side.flag(&mut watcher.pending) = false;
         match self.update_watcher(state, token) {
-            Ok(()) => Ok(old),
-            Err(error) => {
-                let watcher = state.sources.remove(token);
-                state.set_token(descriptor, None);
+            Ok(()) => {
+                // Only now, as any number may have been given: this table is as long as the
+                // largest one.
+                state.set_token(descriptor, Some(token));
                 // Without the lock: a callback's drop is user code.
                 drop(guard);
-                drop(watcher);
+                drop(displaced);
+                Ok(old)
+            }
+            Err(error) => {
+                let watcher = self.remove_source(state, token);
+                drop(guard);
+                drop((old, watcher, displaced));
                 Err(error)
             }
         }
+    }
+
+    /// A number gets another owner: whoever watched or accepted under it does so no more. What is
+    /// returned is to be dropped without the lock.
+    pub(super) fn displace(&self, state: &mut State<F>, descriptor: RawFd) -> Option<Source<F>> {
+        let token = state.token_of(descriptor)?;
+        match state.sources.get(token)? {
+            Source::Watcher(_) | Source::Listener(_) => self.remove_source(state, token),
+            Source::Stream(_) => None,
+        }
+    }
+
+    /// Takes a source out, and its descriptor out of the selector.
+    pub(super) fn remove_source(&self, state: &mut State<F>, token: Token) -> Option<Source<F>> {
+        let source = state.sources.remove(token)?;
+        let descriptor = source.descriptor();
+        let mut registered = source.registered();
+        // A descriptor that was closed meanwhile has left the selector by itself.
+        let gone = self.register(descriptor, token, &mut registered, Interest::NONE);
+        state.watched = state.watched.saturating_add_signed(gone.unwrap_or(0));
+        let number = descriptor.raw();
+        if state.token_of(number) == Some(token) {
+            state.set_token(number, None);
+        }
+        Some(source)
     }
 
     /// Stops watching one side; returns the callback there was, to be cancelled.
@@ -90,12 +120,11 @@ impl<F: Face> Engine<F> {
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return None };
         let old = watcher.slot(side).take();
         *side.flag(&mut watcher.pending) = false;
-        let idle = watcher.wanted() == Interest::NONE;
-        // A descriptor that was closed meanwhile has left the selector by itself.
-        let _ = self.update_watcher(state, token);
-        if idle {
-            state.sources.remove(token);
-            state.set_token(descriptor, None);
+        if watcher.wanted() == Interest::NONE {
+            // It has no callback any more, so nothing is left to drop.
+            self.remove_source(state, token);
+        } else {
+            let _ = self.update_watcher(state, token);
         }
         old
     }
@@ -103,9 +132,22 @@ impl<F: Face> Engine<F> {
     fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = watcher.wanted();
+        if watcher.registered == wanted {
+            self.watch_again(watcher, token);
+            return Ok(());
+        }
         let watched = self.register(&watcher.descriptor, token, &mut watcher.registered, wanted)?;
         state.watched = state.watched.saturating_add_signed(watched);
         Ok(())
+    }
+
+    /// A callback was replaced: perhaps because the number stands for another file now, which the
+    /// selector does not know yet.
+    fn watch_again(&self, watcher: &Watcher<F>, token: Token) {
+        let known = watcher.descriptor.borrow().zip(self.selector());
+        let Some((fd, selector)) = known.filter(|_| !self.is_forked()) else { return };
+        // A closed descriptor is watched in vain, as asyncio has it.
+        let _ = modify_in_selector(&selector, fd, token.to_bits(), watcher.registered);
     }
 
     /// Asks the selector for `wanted`. Answers how many descriptors more are watched: 1, 0, -1.
@@ -138,17 +180,24 @@ impl<F: Face> Engine<F> {
         Ok(change)
     }
 
-    /// A watched descriptor is ready: its callbacks run, the reader's first.
+    /// A watched descriptor is ready: its callbacks run, the reader's first. One whose handle was
+    /// cancelled is watched no more.
     pub(super) fn watched(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         for side in [Side::Read, Side::Write] {
             if !self.take_pending(token, |pending| side.flag(pending)) {
                 continue;
             }
-            let callback = match self.state.lock().sources.get_mut(token) {
-                Some(Source::Watcher(watcher)) => watcher.slot(side).clone(),
-                _ => None,
+            let (number, callback) = match self.state.lock().sources.get_mut(token) {
+                Some(Source::Watcher(watcher)) => {
+                    (watcher.descriptor.raw(), watcher.slot(side).clone())
+                }
+                _ => continue,
             };
             if let Some(callback) = callback {
+                if callback.is_cancelled() {
+                    drop(self.unwatch(number, side));
+                    continue;
+                }
                 if let Err(leave) = F::run(cx, callback) {
                     if self.take_pending(token, |pending| &mut pending.write) {
                         self.requeue_write(token);

@@ -1,0 +1,71 @@
+//! Thread-safe handles (Python 3.14): cancelling one in another thread waits while it runs.
+//!
+//! asyncio gives each such handle a re-entrant lock, held by the loop while it runs the callback.
+//! Here the loop says which handle it runs, and only who has to wait makes a lock.
+
+use crate::event_loop::BaseLoop;
+use crate::ffi::handle::{self, RawHandle};
+use crate::ffi::lock::StateLock;
+use lock_api::Mutex;
+use pyo3::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Which thread-safe handle a loop runs, and who waits for its end.
+#[derive(Default)]
+pub(crate) struct Guard {
+    /// The handle's address; 0 is none. A handle that runs is alive.
+    running: AtomicUsize,
+    /// A locked `threading.Lock` for each waiting thread.
+    waiters: Mutex<StateLock, Vec<Py<PyAny>>>,
+}
+
+impl Guard {
+    /// Runs `call` of a handle while whoever cancels it has to wait.
+    #[inline]
+    pub(crate) fn hold(
+        &self,
+        handle: &RawHandle,
+        call: impl FnOnce() -> PyResult<()>,
+    ) -> PyResult<()> {
+        self.running.store(handle.address(), Ordering::SeqCst);
+        let result = call();
+        self.running.store(0, Ordering::SeqCst);
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        if !waiters.is_empty() {
+            Python::attach(|py| release(py, &waiters));
+        }
+        result
+    }
+}
+
+fn release(py: Python<'_>, locks: &[Py<PyAny>]) {
+    for lock in locks {
+        if let Err(error) = lock.call_method0(py, "release") {
+            error.write_unraisable(py, Some(lock.bind(py)));
+        }
+    }
+}
+
+/// Waits until the loop does not run `handle`, unless the caller is the loop's thread.
+pub(crate) fn wait(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = handle.py();
+    let Some(event_loop) = handle::event_loop(handle)? else { return Ok(()) };
+    let Ok(event_loop) = event_loop.cast::<BaseLoop>() else { return Ok(()) };
+    let guard = &event_loop.get().guard;
+    let runs = || guard.running.load(Ordering::SeqCst) == handle.as_ptr().addr();
+    while runs() {
+        let threading = py.import("threading")?;
+        let here: u64 = threading.call_method0("get_ident")?.extract()?;
+        if event_loop.get()._thread_id() == Some(here) {
+            return Ok(());
+        }
+        let lock = threading.call_method0("Lock")?;
+        lock.call_method0("acquire")?;
+        guard.waiters.lock().push(lock.clone().unbind());
+        if runs() {
+            // Interrupted by a signal's exception as any lock's.
+            lock.call_method0("acquire")?;
+        }
+    }
+    Ok(())
+}
