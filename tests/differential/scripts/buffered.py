@@ -14,12 +14,12 @@ from ..wire import dial, finish, listener, pair, read_end, receive, reset, send
 
 
 def _asking(trace: Trace, name: str, size: int = 64, **hooks: Any) -> BufferedRecorder:
-    """Return a buffered recorder that records its get_buffer calls too; a hook sees no hint."""
+    """Return a buffered recorder that records its get_buffer calls too; a hook is handed itself."""
     inner = hooks.pop("get_buffer", None)
 
     def get_buffer(*hints: Any) -> Any:
         trace(f"{name}.get_buffer{hints}")
-        return client.buffer if inner is None else inner()
+        return client.buffer if inner is None else inner(client)
 
     client = trace.buffered(name, size, get_buffer=get_buffer, **hooks)
     return client
@@ -133,6 +133,18 @@ async def buffer_is_free(trace: Trace) -> None:
 
 
 @case
+async def view_is_held(trace: Trace) -> None:
+    """A view that get_buffer returned is alive in buffer_updated: its bytearray has its size."""
+    near, far = pair(trace)
+    client: Any = trace.buffered("client", 4)
+    client.get_buffer = lambda hint: memoryview(client.buffer)
+    client._hooks["buffer_updated"] = lambda *args: client.buffer.extend(b"more")
+    await trace.connect(client, near)
+    send(far, near, b"data")
+    await client.lost()
+
+
+@case
 async def exceptions(trace: Trace) -> None:
     """Each callback raises: an ordinary exception, an OSError."""
     for name in (
@@ -203,13 +215,11 @@ async def calls_from_get_buffer(trace: Trace) -> None:
     for name in ("close", "abort", "pause_reading", "write_eof"):
         for end in (False, True):
             near, far = pair(trace)
-            done = False
+            calls = [name]
 
-            def act(name: str = name) -> Any:
-                nonlocal done
-                if not done:
-                    done = True
-                    trace.call(getattr(client.transport, name))
+            def act(client: BufferedRecorder, calls: list[str] = calls) -> Any:
+                if calls:
+                    trace.call(getattr(client.transport, calls.pop()))
                 return client.buffer
 
             client = _asking(trace, "client", get_buffer=act)
@@ -229,13 +239,10 @@ async def calls_from_buffer_updated(trace: Trace) -> None:
     """What buffer_updated does to its transport takes effect with the next read."""
     for name in ("close", "abort", "pause_reading", "write_eof"):
         near, far = pair(trace)
-        client = _asking(
-            trace,
-            "client",
-            3,
-            buffer_updated=lambda *args, name=name: trace.call(getattr(client.transport, name)),
-        )
+        client = _asking(trace, "client", 3)
         transport = await trace.connect(client, near)
+        call = getattr(transport, name)
+        client._hooks["buffer_updated"] = lambda *args, call=call: trace.call(call)
         send(far, near, b"data")
         await trace.turns(4)
         trace(name, client.data, transport.is_closing())
@@ -250,7 +257,7 @@ async def switched_in_get_buffer(trace: Trace) -> None:
         near, far = pair(trace)
         other: Any = trace.protocol("other") if plain else _asking(trace, "other")
 
-        def switch(other: Any = other) -> Any:
+        def switch(client: BufferedRecorder, other: Any = other) -> Any:
             client.transport.set_protocol(other)
             return client.buffer
 

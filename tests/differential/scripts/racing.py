@@ -80,8 +80,12 @@ def _connect(trace: Trace, **options: Any) -> Any:
     return trace.loop.create_connection(trace.callback("factory"), NAME, 80, **options)
 
 
-MIXED = (("fd00::1", 80, 0, 0), ("fd00::2", 80, 0, 0), ("fd00::3", 80, 0, 0)) + tuple(
-    (f"10.0.0.{number}", 80) for number in (1, 2)
+MIXED: tuple[tuple[Any, ...], ...] = (
+    ("fd00::1", 80, 0, 0),
+    ("fd00::2", 80, 0, 0),
+    ("fd00::3", 80, 0, 0),
+    ("10.0.0.1", 80),
+    ("10.0.0.2", 80),
 )
 
 
