@@ -18,6 +18,7 @@ VENV := .venv/$(VERSION)
 PY := $(CURDIR)/$(VENV)/bin/python
 LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
+CONNECTS ?= 100000
 LOCKED := $(if $(CI),--locked)
 SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
 
@@ -69,6 +70,10 @@ conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
 		echo "NOT RUN: $(PYTHON) has no test package (Debian: apt install libpython3-testsuite)"; \
 	fi
 
+stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
+	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
+	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
+
 ##@ Measure it
 
 bench: $(VENV)/.oxloop $(VENV)/.bench $(LOADGEN) ## All benchmarks; BENCH="--workloads 'tcp_*'" selects
@@ -96,7 +101,7 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest conformance bench performance build fmt clean help
+.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest conformance stress bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
 $(VENV)/.pip:

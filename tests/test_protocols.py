@@ -1,10 +1,9 @@
-"""Protocols (protocols page): changing them, buffered ones, their exceptions and contexts."""
+"""Protocols (protocols page): changing them, their exceptions and contexts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
 
 import pytest
 
@@ -126,111 +125,6 @@ class TestSetProtocol:
         assert await peer.read(5) == b"quack"
         peer.send(b"data")
         assert await done == b"data"
-
-
-class TestBufferedProtocol:
-    @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20])
-    async def test_receives(self, opened, size):
-        _transport, protocol, peer = await opened(BufferedRecorder(size))
-        data = random.Random(5).randbytes(min(size * 100, 2_000_000))
-        await peer.send_all(data)
-        assert await protocol.received(len(data)) == data
-        peer.close()
-        await protocol.lost()
-        assert protocol.calls[0] == "connection_made"
-        assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
-
-    async def test_a_view_as_the_buffer(self, opened):
-        class Viewing(BufferedRecorder):
-            def get_buffer(self, sizehint):
-                return memoryview(self.buffer)[10:20]
-
-            def buffer_updated(self, nbytes):
-                self.data += self.buffer[10 : 10 + nbytes]
-                self.record("buffer_updated")
-
-        _transport, protocol, peer = await opened(Viewing(30))
-        peer.send(bytes(range(1, 26)))
-        assert await protocol.received(25) == bytes(range(1, 26))
-        assert protocol.buffer[:10] == bytes(10)
-        assert protocol.buffer[20:] == bytes(10)
-
-    async def test_size_hint(self, opened):
-        hints = []
-
-        class Hinted(BufferedRecorder):
-            def get_buffer(self, sizehint):
-                hints.append(sizehint)
-                return super().get_buffer(sizehint)
-
-        _transport, protocol, peer = await opened(Hinted())
-        peer.send(b"data")
-        await protocol.received(4)
-        assert all(isinstance(hint, int) for hint in hints)
-        assert hints and all(hint == -1 or hint > 0 for hint in hints)
-
-    async def test_a_buffer_may_be_resized_in_buffer_updated(self, opened):
-        """The transport lets go of the buffer before it reports."""
-
-        class Growing(BufferedRecorder):
-            def buffer_updated(self, nbytes):
-                super().buffer_updated(nbytes)
-                self.buffer.extend(bytes(len(self.buffer)))
-
-        _transport, protocol, peer = await opened(Growing(1))
-        peer.send(b"x" * 100)
-        assert await protocol.received(100) == b"x" * 100
-
-    async def test_pausing(self, opened):
-        class Pausing(BufferedRecorder):
-            def buffer_updated(self, nbytes):
-                super().buffer_updated(nbytes)
-                self.transport.pause_reading()
-
-        transport, protocol, peer = await opened(Pausing(4))
-        peer.send(b"12345678")
-        await protocol.received(4)
-        await hops(5)
-        assert bytes(protocol.data) == b"1234"
-        transport.resume_reading()
-        assert await protocol.received(8) == b"12345678"
-
-    @pytest.mark.parametrize(
-        ("buffer", "message"),
-        [
-            (lambda: bytearray(), "Fatal error: protocol.get_buffer() call failed."),
-            (lambda: None, "Fatal error: protocol.get_buffer() call failed."),
-            (lambda: 1 // 0, "Fatal error: protocol.get_buffer() call failed."),
-            (lambda: b"read only", "Fatal read error on socket transport"),
-        ],
-        ids=["empty", "none", "raises", "read_only"],
-    )
-    async def test_bad_buffers(self, opened, error_contexts, buffer, message):
-        class Failing(BufferedRecorder):
-            def get_buffer(self, sizehint):
-                return buffer()
-
-        transport, protocol, peer = await opened(Failing())
-        peer.send(b"data")
-        error = await protocol.lost()
-        context = error_contexts.pop()
-        assert context["message"] == message
-        assert context["exception"] is error
-        assert context["transport"] is transport
-        assert context["protocol"] is protocol
-
-    async def test_buffer_updated_raises(self, opened, error_contexts):
-        class Failing(BufferedRecorder):
-            def buffer_updated(self, nbytes):
-                raise LookupError("not updated")
-
-        _transport, protocol, peer = await opened(Failing())
-        peer.send(b"data")
-        error = await protocol.lost()
-        context = error_contexts.pop()
-        assert context["message"] == "Fatal error: protocol.buffer_updated() call failed."
-        assert context["exception"] is error
-        assert isinstance(error, LookupError)
 
 
 class TestExceptions:

@@ -192,8 +192,9 @@ def interleave_families(infos: list[AddressInfo], first_family_count: int) -> li
     for info in infos:
         families.setdefault(info[0], []).append(info)
     groups = list(families.values())
-    ahead = groups[0][: first_family_count - 1]
-    groups[0] = groups[0][first_family_count - 1 :]
+    count = max(first_family_count - 1, 0)
+    ahead = groups[0][:count]
+    groups[0] = groups[0][count:]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
     return ahead + [info for info in turns if info is not None]
 

@@ -75,8 +75,12 @@ def _take_winner(running: list[_Task]) -> socket.socket | None:
 
 def _cancel(running: list[_Task]) -> None:
     for task in running:
-        task.add_done_callback(_close_result)
-        task.cancel()
+        if task.done():
+            # A callback would come a turn later: when nobody may run the loop any more.
+            _close_result(task)
+        else:
+            task.add_done_callback(_close_result)
+            task.cancel()
 
 
 def _close_result(task: _Task) -> None:

@@ -8,7 +8,6 @@ import itertools
 import socket
 import sys
 from asyncio import base_events
-from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -25,16 +24,19 @@ from ._dns import AddressInfo
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
-# A server whose serve_forever is cancelled closes its connections too: a fix of 3.14 that patch
-# releases of 3.13 have as well.
-_CANCELLED_CLOSES_CLIENTS = "close_clients" in base_events.Server.serve_forever.__code__.co_names
 
-
-class Server(asyncio.AbstractServer):
+class Server(base_events.Server):
     """Listening sockets and the connections that came in through them (asyncio: "Server objects").
 
-    Made by `create_server`. As a context manager it is closed at the end.
+    Made by `create_server`. It is the running version's `asyncio.Server`, on native listeners.
     """
+
+    _loop: LoopBase
+    # None once it is closed.
+    _sockets: list[socket.socket] | None
+    _protocol_factory: Callable[[], asyncio.BaseProtocol]
+    _backlog: int
+    _serving: bool
 
     def __init__(
         self,
@@ -43,43 +45,16 @@ class Server(asyncio.AbstractServer):
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         ssl_context: Any,
         backlog: int,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        self._loop = loop
-        # None once it is closed.
-        self._sockets: list[socket.socket] | None = sockets
-        self._protocol_factory = protocol_factory
-        self._ssl_context = ssl_context
-        self._backlog = backlog
-        self._serving = False
-        self._serving_forever_fut: asyncio.Future[None] | None = None
-        # None once it is closed and its last connection is gone.
-        self._waiters: list[asyncio.Future[None]] | None = []
-        # Open connections. The loop keeps them alive in any case, so no weak references.
-        self._clients: set[asyncio.BaseTransport] = set()
-        self._active_count = 0
-
-    def __repr__(self) -> str:
-        return f"<{self.__class__.__name__} sockets={self.sockets!r}>"
-
-    # A transport says that it was made, and that its connection is lost.
-
-    def _attach(self, transport: Any = None) -> None:
-        assert self._sockets is not None
-        self._active_count += 1
-        if transport is not None:
-            self._clients.add(transport)
-
-    def _detach(self, transport: Any = None) -> None:
-        self._active_count -= 1
-        self._clients.discard(transport)
-        if not self._active_count and self._sockets is None:
-            self._wakeup()
-
-    def _wakeup(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout]
+        if sys.version_info < (3, 11):
+            timeouts.pop()
+        super().__init__(loop, sockets, protocol_factory, ssl_context, backlog, *timeouts)
+        if sys.version_info >= (3, 13):
+            # The loop keeps open transports alive in any case: no need of weak references.
+            self._clients: set[asyncio.BaseTransport] = set()
 
     def _start_serving(self) -> None:
         if self._serving:
@@ -91,88 +66,11 @@ class Server(asyncio.AbstractServer):
             sock.listen(self._backlog)
             self._loop._start_serving(self._protocol_factory, sock, self, self._backlog)
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it serves on."""
-        return self._loop
-
-    def is_serving(self) -> bool:
-        """Whether it accepts connections."""
-        return self._serving
-
-    @property
-    def sockets(self) -> tuple[TransportSocket, ...]:
-        """The listening sockets, none once it is closed."""
-        return tuple(TransportSocket(sock) for sock in self._sockets or ())
-
-    def close(self) -> None:
-        """Stops accepting and closes the listening sockets; connections stay open."""
-        sockets = self._sockets
-        if sockets is None:
-            return
-        self._sockets = None
-        for sock in sockets:
-            self._loop._stop_serving(sock)
-        self._serving = False
-        forever, self._serving_forever_fut = self._serving_forever_fut, None
-        if forever is not None:
-            forever.cancel()
-        if not self._active_count:
-            self._wakeup()
-
-    if sys.version_info >= (3, 13):
-
-        def close_clients(self) -> None:
-            """Closes the open connections, each after what is left to write."""
-            for transport in list(self._clients):
-                transport.close()
-
-        def abort_clients(self) -> None:
-            """Closes the open connections at once."""
-            for transport in list(self._clients):
-                transport.abort()  # type: ignore[attr-defined]
-
-    async def start_serving(self) -> None:
-        """Starts accepting; nothing changes if it does already."""
-        self._start_serving()
-        await asyncio.sleep(0)
-
-    async def serve_forever(self) -> None:
-        """Accepts connections until it is cancelled, which closes the server."""
-        if self._serving_forever_fut is not None:
-            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
-        if self._sockets is None:
-            raise RuntimeError(f"server {self!r} is closed")
-        self._start_serving()
-        self._serving_forever_fut = self._loop.create_future()
-        try:
-            await self._serving_forever_fut
-        except asyncio.CancelledError:
-            try:
-                self.close()
-                if sys.version_info >= (3, 13) and _CANCELLED_CLOSES_CLIENTS:
-                    self.close_clients()
-                await self.wait_closed()
-            finally:
-                raise
-        finally:
-            self._serving_forever_fut = None
-
-    async def wait_closed(self) -> None:
-        """Waits until the server is closed and, from Python 3.12 on, has no connection left.
-
-        Before, it waits for the connections only if the server is still open.
-        """
-        if self._waiters is None or (sys.version_info < (3, 12) and self._sockets is None):
-            return
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        await waiter
-
 
 class ServerMixin(ConnectionMixin):
     """`create_server` and `connect_accepted_socket`."""
 
-    async def create_server(  # type: ignore[override]  # Server is oxloop's own
+    async def create_server(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         host: Any = None,
@@ -202,7 +100,7 @@ class ServerMixin(ConnectionMixin):
         check_since((3, 13), "create_server", "keep_alive", keep_alive is not None)
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        check_tls_timeouts(ssl is not None, ssl_handshake_timeout, ssl_shutdown_timeout)
         if sock is not None:
             check_ssl_socket(sock)
         refuse_tls(ssl)
@@ -223,7 +121,15 @@ class ServerMixin(ConnectionMixin):
         for each in sockets:
             each.setblocking(False)
 
-        server = Server(self, sockets, protocol_factory, ssl, backlog)
+        server = Server(
+            self,
+            sockets,
+            protocol_factory,
+            ssl,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
         if start_serving:
             try:
                 await server.start_serving()

@@ -40,7 +40,6 @@ class Module:
 MODULES = (
     Module(
         "test_events",
-        extra=True,
         # HandleTests, TimerTests, AbstractEventLoopTests and PolicyTests try asyncio's own
         # classes against mocks; the rest of the module binds the mixin to asyncio's loops.
         classes=("EventLoopTests", "TestPyGetEventLoop", "TestCGetEventLoop", "TestServer"),
@@ -67,8 +66,8 @@ MODULES = (
     Module("test_queues"),
     Module("test_context"),
     Module("test_futures2", extra=True),
-    Module("test_server", extra=True),
-    Module("test_buffered_proto", extra=True),
+    Module("test_server"),
+    Module("test_buffered_proto"),
     Module("test_eager_task_factory", since=(3, 12), extra=True),
     Module("test_free_threading", since=(3, 14), extra=True),
     Module("test_graph", since=(3, 14), extra=True),

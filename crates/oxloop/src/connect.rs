@@ -6,6 +6,7 @@ use crate::event_loop::core::Core;
 use crate::event_loop::face::Callback;
 use crate::event_loop::{EventLoop, Handle, promise};
 use crate::protocol::{Protocol, ProtocolHandle};
+use crate::racing;
 use crate::target::{Kind, Target, check_stream, resolve};
 use crate::transport::Transport;
 use crate::transport::stream::Connection;
@@ -15,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where [`EventLoop::create_connection`] connects to, and how.
 ///
@@ -23,26 +25,57 @@ use std::sync::Arc;
 /// ```
 /// use oxloop::ConnectOptions;
 ///
+/// use std::time::Duration;
+///
 /// let options = ConnectOptions::new(("localhost", 8888))
+///     .happy_eyeballs_delay(Duration::from_millis(250))
 ///     .local_addr("127.0.0.1:0".parse().unwrap());
 /// ```
 #[derive(Debug)]
 pub struct ConnectOptions {
     target: Target,
     local_addr: Option<SocketAddr>,
+    happy_eyeballs_delay: Option<Duration>,
+    interleave: Option<usize>,
 }
 
 impl ConnectOptions {
     /// Options for a target: `(host, port)`, one or more `SocketAddr`s, or a connected stream
     /// socket (`TcpStream`, `UnixStream`, `OwnedFd`, `socket2::Socket`).
     pub fn new(target: impl Into<Target>) -> ConnectOptions {
-        ConnectOptions { target: target.into(), local_addr: None }
+        ConnectOptions {
+            target: target.into(),
+            local_addr: None,
+            happy_eyeballs_delay: None,
+            interleave: None,
+        }
     }
 
     /// Binds the socket to a local address first. Addresses of the other family are not tried.
     #[must_use]
     pub fn local_addr(self, address: SocketAddr) -> ConnectOptions {
         ConnectOptions { local_addr: Some(address), ..self }
+    }
+
+    /// Races several addresses: the next one is tried as well when the latest has not answered
+    /// within `delay`, or at once when it has failed; the first connection is taken, the other
+    /// attempts are given up. Without it they are tried one after the other. RFC 8305 recommends
+    /// 250 ms.
+    ///
+    /// Source: *loop.create_connection*, `happy_eyeballs_delay`; RFC 8305.
+    #[must_use]
+    pub fn happy_eyeballs_delay(self, delay: Duration) -> ConnectOptions {
+        ConnectOptions { happy_eyeballs_delay: Some(delay), ..self }
+    }
+
+    /// Takes turns between IPv6 and IPv4 addresses, after `first_family_count` of the family that
+    /// the resolver names first. 0 keeps the resolver's order, and is the default without
+    /// [`happy_eyeballs_delay`](Self::happy_eyeballs_delay); with it, 1 is.
+    ///
+    /// Source: *loop.create_connection*, `interleave`; RFC 8305, "First Address Family Count".
+    #[must_use]
+    pub fn interleave(self, first_family_count: usize) -> ConnectOptions {
+        ConnectOptions { interleave: Some(first_family_count), ..self }
     }
 }
 
@@ -54,11 +87,13 @@ impl<T: Into<Target>> From<T> for ConnectOptions {
 
 impl EventLoop {
     /// Connects, makes a protocol by `factory`, and gives both sides of the connection. All
-    /// addresses of a host are tried in turn. An existing socket is used as it is; the
-    /// connection owns it from then on.
+    /// addresses of a host are tried, in turn or in a race
+    /// ([`happy_eyeballs_delay`](ConnectOptions::happy_eyeballs_delay)). An existing socket is
+    /// used as it is; the connection owns it from then on.
     ///
     /// The protocol's `connection_made` has been called when the future is done. Dropping the
-    /// future before that leaves nothing behind.
+    /// future before that leaves nothing behind: attempts under way are given up, and a connection
+    /// that was made already is closed.
     ///
     /// Source: *loop.create_connection*.
     ///
@@ -103,7 +138,7 @@ impl EventLoop {
         P: Protocol + 'static,
         F: FnOnce() -> P,
     {
-        let ConnectOptions { target, local_addr } = to.into();
+        let ConnectOptions { target, local_addr, happy_eyeballs_delay, interleave } = to.into();
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
@@ -112,8 +147,15 @@ impl EventLoop {
             Kind::Hosts(hosts, port) => resolve(self, &hosts, port).await?,
             Kind::Addresses(addresses) => addresses,
         };
-        let socket = connect_to_one(self.core(), addresses, local_addr).await?;
-        self.connected(factory, socket).await
+        let first = interleave.unwrap_or(usize::from(happy_eyeballs_delay.is_some()));
+        let addresses = racing::interleave(addresses, first, SocketAddr::is_ipv4);
+        let attempts =
+            addresses.into_iter().map(|address| connect(self.core(), address, local_addr));
+        let socket = match happy_eyeballs_delay {
+            Some(delay) => racing::race(self, attempts, delay).await,
+            None => in_turn(attempts).await,
+        };
+        self.connected(factory, socket.map_err(all_of)?).await
     }
 
     async fn connected<P: Protocol + 'static>(
@@ -153,19 +195,18 @@ impl Drop for Unclaimed {
     }
 }
 
-async fn connect_to_one(
-    core: &Arc<Core>,
-    addresses: Vec<SocketAddr>,
-    local: Option<SocketAddr>,
-) -> Result<Socket> {
+/// The first attempt that succeeds; each begins when the one before it has failed.
+async fn in_turn<T, E>(
+    attempts: impl IntoIterator<Item: Future<Output = Result<T, E>>>,
+) -> Result<T, Vec<E>> {
     let mut errors = Vec::new();
-    for address in addresses {
-        match connect(core, address, local).await {
-            Ok(socket) => return Ok(socket),
+    for attempt in attempts {
+        match attempt.await {
+            Ok(value) => return Ok(value),
             Err(error) => errors.push(error),
         }
     }
-    Err(all_of(errors))
+    Err(errors)
 }
 
 /// One error stays itself, and so do several that say the same.

@@ -93,6 +93,9 @@ pub enum Misuse {
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),
+    /// A `BufferedProtocol` gave no memory to read into.
+    #[error("get_buffer() returned an empty buffer")]
+    EmptyBuffer,
     /// `Protocol` state was asked for from inside its own callback.
     #[error("the protocol is running a callback")]
     ProtocolBusy,

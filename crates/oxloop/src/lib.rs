@@ -53,6 +53,7 @@
 //! | *turn* | what was ready, one look at the descriptors, the timers that are due; first in, first out | `_run_once` |
 //! | *the loop's thread* | the one that runs the loop; while none does, whoever calls | |
 //! | [`Protocol`] | what happens on a connection | `Protocol` |
+//! | [`BufferedProtocol`] | the same, with a buffer of its own to read into | `BufferedProtocol` |
 //! | [`ProtocolHandle`] | the protocol of a connection, from outside of its callbacks | the object itself |
 //! | [`Transport`] | one side of a connection | `Transport` |
 //! | [`Payload`] | what can be written | bytes-like object |
@@ -71,7 +72,7 @@
 //! | `protocol/` | **what the application writes**: the traits, and how the loop calls them |
 //! | `transport/` | **what the loop hands back**: transports, flow control, write buffer, states |
 //! | `event_loop/` | **what runs it**: running, scheduling, tasks, errors |
-//! | `connect.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
+//! | `connect.rs`, `racing.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -95,6 +96,7 @@ mod connect;
 mod event_loop;
 mod executor;
 mod protocol;
+mod racing;
 mod resolver;
 mod server;
 mod signals;
@@ -111,7 +113,7 @@ pub use event_loop::{
     get_running_loop,
 };
 pub use executor::ExecutorCall;
-pub use protocol::{Protocol, ProtocolHandle};
+pub use protocol::{Buffered, BufferedProtocol, Protocol, ProtocolHandle};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{Payload, Transport, flow_control};

@@ -8,9 +8,11 @@ use crate::event_loop::{EventLoop, ExceptionContext, Promise, next_turn, promise
 use crate::protocol::cell::AnyProtocol;
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::target::{Kind, Target, check_stream, everywhere, resolve};
-use crate::transport::stream::Connection;
+use crate::transport::Transport;
+use crate::transport::stream::{Connection, WeakTransport};
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use slab::Slab;
 use socket2::{Domain, Socket, Type};
 use std::convert::Infallible;
 use std::fmt;
@@ -34,6 +36,7 @@ pub struct ServerOptions {
     backlog: i32,
     reuse_address: bool,
     reuse_port: bool,
+    keep_alive: bool,
     start_serving: bool,
 }
 
@@ -46,6 +49,7 @@ impl ServerOptions {
             backlog: 100,
             reuse_address: true,
             reuse_port: false,
+            keep_alive: false,
             start_serving: true,
         }
     }
@@ -69,6 +73,13 @@ impl ServerOptions {
     #[must_use]
     pub fn reuse_port(self, reuse: bool) -> ServerOptions {
         ServerOptions { reuse_port: reuse, ..self }
+    }
+
+    /// Whether connections are probed while nothing is sent, so that a peer which is gone shows
+    /// (SO_KEEPALIVE); false by default. An existing socket keeps its setting.
+    #[must_use]
+    pub fn keep_alive(self, keep_alive: bool) -> ServerOptions {
+        ServerOptions { keep_alive, ..self }
     }
 
     /// Whether to accept at once; true by default. Else
@@ -109,16 +120,22 @@ impl EventLoop {
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
-        let (reuse_address, reuse_port) = (options.reuse_address, options.reuse_port);
-        let sockets = match options.target.0 {
+        let ServerOptions { target, backlog, reuse_address, reuse_port, keep_alive, start_serving } =
+            options;
+        let prepare = |socket: &Socket| {
+            socket.set_reuse_address(reuse_address)?;
+            socket.set_reuse_port(reuse_port)?;
+            socket.set_keepalive(keep_alive)
+        };
+        let sockets = match target.0 {
             Kind::Socket(socket) => vec![check_stream(socket)?],
-            Kind::Addresses(addresses) => bind_all(&addresses, reuse_address, reuse_port)?,
+            Kind::Addresses(addresses) => bind_all(&addresses, prepare)?,
             Kind::Hosts(hosts, port) => {
                 let addresses = match hosts.as_slice() {
                     [host] if host.is_empty() => everywhere(port),
                     hosts => resolve(self, hosts, port).await?,
                 };
-                bind_all(&addresses, reuse_address, reuse_port)?
+                bind_all(&addresses, prepare)?
             }
         };
         for socket in &sockets {
@@ -128,10 +145,10 @@ impl EventLoop {
         let server = Server(Arc::new(Inner {
             core: self.core().clone(),
             factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
-            backlog: options.backlog,
+            backlog,
             state: Mutex::new(state),
         }));
-        if options.start_serving {
+        if start_serving {
             let closing = CloseOnDrop(&server);
             server.start_serving().await?;
             std::mem::forget(closing);
@@ -140,15 +157,15 @@ impl EventLoop {
     }
 }
 
+/// Sockets for all addresses; `prepare` sets their options before they are bound.
 fn bind_all(
     addresses: &[SocketAddr],
-    reuse_address: bool,
-    reuse_port: bool,
+    prepare: impl Fn(&Socket) -> io::Result<()>,
 ) -> Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     let mut last = Error::Io(io::ErrorKind::AddrNotAvailable.into());
     for &address in addresses {
-        match bind(address, reuse_address, reuse_port) {
+        match bind(address, &prepare) {
             Ok(socket) => sockets.push(socket),
             Err(source) => {
                 let errno = Errno::from_io_error(&source);
@@ -164,11 +181,10 @@ fn bind_all(
     if sockets.is_empty() { Err(last) } else { Ok(sockets) }
 }
 
-fn bind(address: SocketAddr, reuse_address: bool, reuse_port: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
-    socket.set_reuse_address(reuse_address)?;
-    socket.set_reuse_port(reuse_port)?;
+    prepare(&socket)?;
     if address.is_ipv6() {
         // Each family has a socket of its own.
         socket.set_only_v6(true)?;
@@ -196,8 +212,8 @@ struct State {
     sockets: Option<Arc<[Socket]>>,
     listeners: Vec<Token>,
     serving: bool,
-    /// Connections that are not lost yet.
-    connections: usize,
+    /// Connections that are not lost yet; a new one has no transport for a moment.
+    clients: Slab<Option<WeakTransport>>,
     /// Those who wait for the server to be closed and the last connection to be lost.
     waiters: Vec<Promise<()>>,
     serving_forever: Option<Promise<()>>,
@@ -293,8 +309,8 @@ impl Server {
         Ok(())
     }
 
-    /// Stops listening, and closes the listening sockets. Connections stay open. From any
-    /// thread.
+    /// Stops listening, and closes the listening sockets. Connections stay open
+    /// ([`close_clients`](Self::close_clients)). From any thread.
     ///
     /// Source: *Server.close*.
     pub fn close(&self) {
@@ -308,6 +324,35 @@ impl Server {
             forever.set_result(());
         }
         self.wake_if_done();
+    }
+
+    /// Closes the connections that are open, each after what is left to write. The server
+    /// listens on, unless it is closed. From any thread.
+    ///
+    /// Source: *Server.close_clients*.
+    ///
+    /// ```
+    /// # async fn shut_down(server: oxloop::Server) {
+    /// server.close();
+    /// server.close_clients();
+    /// server.wait_closed().await;
+    /// # }
+    /// ```
+    pub fn close_clients(&self) {
+        self.clients().iter().for_each(Transport::close);
+    }
+
+    /// Closes the connections that are open at once: what is left to write is dropped. From any
+    /// thread.
+    ///
+    /// Source: *Server.abort_clients*.
+    pub fn abort_clients(&self) {
+        self.clients().iter().for_each(Transport::abort);
+    }
+
+    fn clients(&self) -> Vec<Transport> {
+        let state = self.0.state.lock();
+        state.clients.iter().filter_map(|(_, client)| client.as_ref()?.upgrade()).collect()
     }
 
     /// Waits until the server is closed and its last connection lost, in whichever order.
@@ -324,6 +369,13 @@ impl Server {
             waiter
         };
         let _ = waiter.await;
+    }
+
+    /// The loop it serves on; `None` once its last handle is gone.
+    ///
+    /// Source: *Server.get_loop*.
+    pub fn event_loop(&self) -> Option<EventLoop> {
+        self.0.core.event_loop()
     }
 
     /// Whether it accepts connections.
@@ -374,7 +426,7 @@ impl Server {
 
 impl State {
     fn is_done(&self) -> bool {
-        self.sockets.is_none() && self.connections == 0
+        self.sockets.is_none() && self.clients.is_empty()
     }
 }
 
@@ -393,23 +445,34 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
-/// An open connection of a server, counted as long as this lives.
-pub(crate) struct Attachment(Server);
+/// An open connection of a server, as long as this lives.
+pub(crate) struct Attachment {
+    server: Server,
+    client: usize,
+}
 
 impl Attachment {
     /// `None` on a server that was closed.
     fn new(server: &Server) -> Option<Attachment> {
         let mut state = server.0.state.lock();
         state.sockets.as_ref()?;
-        state.connections += 1;
-        Some(Attachment(server.clone()))
+        let client = state.clients.insert(None);
+        Some(Attachment { server: server.clone(), client })
+    }
+
+    /// This is its transport.
+    pub(crate) fn name(&self, transport: WeakTransport) {
+        if let Some(client) = self.server.0.state.lock().clients.get_mut(self.client) {
+            *client = Some(transport);
+        }
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.0.0.state.lock().connections -= 1;
-        self.0.wake_if_done();
+        let client = self.server.0.state.lock().clients.try_remove(self.client);
+        drop(client);
+        self.server.wake_if_done();
     }
 }
 

@@ -8,6 +8,7 @@ use oxloop::{ConnectOptions, Error, EventLoop, Misuse};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 use util::*;
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -93,6 +94,55 @@ fn addresses_are_tried_in_turn() {
         let transport = connect(&event_loop, places).await.unwrap();
         assert_eq!(transport.peer_addr(), Some(address));
         assert!(connect(&event_loop, Vec::new()).await.is_err(), "nowhere to go");
+    });
+}
+
+#[test]
+fn silent_addresses_are_overtaken() {
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        let (silent, _sockets) = silent();
+        let (_listener, address) = listener();
+        for (places, delay) in [
+            (vec![silent, address], Duration::from_millis(1)),
+            (vec![silent, nobody(), silent, address, silent], Duration::ZERO),
+            (vec![nobody(), nobody(), address], HANG),
+            (vec![address, silent], HANG),
+        ] {
+            let options = ConnectOptions::new(places).happy_eyeballs_delay(delay);
+            let transport = connect(&event_loop, options).await.unwrap();
+            assert_eq!(transport.peer_addr(), Some(address));
+        }
+        let options = ConnectOptions::new(vec![nobody(), nobody()]).happy_eyeballs_delay(HANG);
+        let error = connect(&event_loop, options).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(111), "ECONNREFUSED");
+        let options = ConnectOptions::new(Vec::new()).happy_eyeballs_delay(HANG);
+        assert!(connect(&event_loop, options).await.is_err(), "nowhere to go");
+    });
+}
+
+#[test]
+fn families_take_turns() {
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        let six: SocketAddr = "[fd00::1]:9".parse().unwrap();
+        let four = nobody();
+        // From an IPv4 address the one family is refused, the other impossible.
+        let from = "127.0.0.1:0".parse().unwrap();
+        let order = async |change: fn(ConnectOptions) -> ConnectOptions| {
+            let options = ConnectOptions::new(vec![six, six, six, four, four]).local_addr(from);
+            let Err(Error::Connect(errors)) = connect(&event_loop, change(options)).await else {
+                panic!("it connects");
+            };
+            errors.iter().map(|error| error.raw_os_error().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(order(|options| options).await, [97, 97, 97, 111, 111]);
+        assert_eq!(order(|options| options.interleave(1)).await, [97, 111, 97, 111, 97]);
+        assert_eq!(order(|options| options.interleave(2)).await, [97, 97, 111, 97, 111]);
+        let racing = order(|options| options.happy_eyeballs_delay(HANG)).await;
+        assert_eq!(racing, [97, 111, 97, 111, 97], "1 is the default of a race");
+        let racing = order(|options| options.happy_eyeballs_delay(HANG).interleave(0)).await;
+        assert_eq!(racing, [97, 97, 97, 111, 111]);
     });
 }
 

@@ -6,13 +6,13 @@
 
 mod util;
 
-use oxloop::{EventLoop, ServerOptions, Transport};
-use socket2::{Domain, Socket, Type};
+use oxloop::{ConnectOptions, EventLoop, ServerOptions, Transport};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use util::*;
 
 type Scenario = fn(&EventLoop);
@@ -24,6 +24,7 @@ fn no_descriptor_is_left() {
         ("connections that are lost", lost_connections),
         ("a connection given up at any point", abandoned_connections),
         ("a connect that waits", waiting_connect),
+        ("a race of connects", racing_connects),
         ("connects that fail", failing_connects),
         ("servers", servers),
         ("a server with connections", busy_server),
@@ -96,22 +97,6 @@ fn abandoned_connections(event_loop: &EventLoop) {
     }
 }
 
-/// An address whose system answers no more connections, and who keeps it so.
-fn silent() -> (SocketAddr, Vec<Socket>) {
-    let kind = Type::STREAM.nonblocking();
-    let listener = Socket::new(Domain::IPV4, kind, None).unwrap();
-    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut sockets = vec![listener];
-    for _ in 0..4 {
-        let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
-        let _ = socket.connect(&address);
-        sockets.push(socket);
-    }
-    (address.as_socket().unwrap(), sockets)
-}
-
 fn waiting_connect(event_loop: &EventLoop) {
     let (silent, sockets) = silent();
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -131,6 +116,34 @@ fn waiting_connect(event_loop: &EventLoop) {
         transport.abort();
         turns(event_loop, 3).await;
     });
+    drop(sockets);
+}
+
+fn racing_connects(event_loop: &EventLoop) {
+    let (silent, sockets) = silent();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let place = listener.local_addr().unwrap();
+    let before = descriptors();
+    let race = |places: Vec<SocketAddr>, delay| {
+        let options = ConnectOptions::new(places).happy_eyeballs_delay(delay);
+        event_loop.create_connection(|| Echo, options)
+    };
+    run(event_loop, async {
+        let (transport, _) =
+            race(vec![silent, silent, place], Duration::from_millis(1)).await.unwrap();
+        assert_eq!(descriptors(), before + 1, "the losers are gone");
+        transport.abort();
+        turns(event_loop, 3).await;
+        assert_eq!(descriptors(), before);
+        let mut waiting = Box::pin(race(vec![silent, silent, silent], Duration::ZERO));
+        let mut cx = Context::from_waker(Waker::noop());
+        until(event_loop, || {
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            descriptors() == before + 3
+        })
+        .await;
+    });
+    assert_eq!(descriptors(), before, "given up");
     drop(sockets);
 }
 

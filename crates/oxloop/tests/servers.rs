@@ -182,6 +182,89 @@ fn close_stops_listening_and_leaves_connections_open() {
 }
 
 #[test]
+fn clients_are_closed_or_aborted() {
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        for abort in [false, true] {
+            let log = Log::default();
+            let seen = log.clone();
+            let factory = move || {
+                Recorder::new(&seen).on_made(|transport| transport.write(vec![7; 4_000_000]))
+            };
+            let server = event_loop.create_server(factory, ANY).await.unwrap();
+            assert!(server.event_loop().is_some());
+            let place = address(&server);
+            let connect = || {
+                let client = TcpStream::connect(place).unwrap();
+                client.set_read_timeout(Some(HANG)).unwrap();
+                client
+            };
+            let mut clients = vec![connect(), connect()];
+            until(&event_loop, || log.count("made") == 2).await;
+            if abort {
+                server.abort_clients()
+            } else {
+                server.close_clients()
+            }
+            assert!(!log.has("lost"), "not from inside");
+            assert!(server.is_serving());
+            clients.push(connect());
+            until(&event_loop, || log.count("made") == 3).await;
+            let reading = std::thread::spawn(move || {
+                let read = |mut client: TcpStream| {
+                    let mut data = Vec::new();
+                    client.read_to_end(&mut data).map_or(0, |_| data.len())
+                };
+                let last = clients.pop().unwrap();
+                (clients.into_iter().map(read).collect::<Vec<_>>(), last)
+            });
+            until(&event_loop, || reading.is_finished()).await;
+            let (read, last) = reading.join().unwrap();
+            assert_eq!(read.iter().all(|size| *size == 4_000_000), !abort, "{read:?}");
+            until(&event_loop, || log.count("lost") == 2).await;
+            // From another thread, on a closed server.
+            server.close();
+            let waiting = server.clone();
+            let closed = event_loop.create_task(async move { waiting.wait_closed().await });
+            turns(&event_loop, 3).await;
+            assert!(!closed.done(), "one is left");
+            let other = server.clone();
+            std::thread::spawn(move || other.abort_clients()).join().unwrap();
+            within(&event_loop, closed).await.unwrap();
+            assert_eq!(log.count("lost"), 3);
+            server.close_clients();
+            server.abort_clients();
+            drop(last);
+        }
+    });
+}
+
+#[test]
+fn connections_are_kept_alive_where_asked_for() {
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        for keep_alive in [false, true] {
+            let (seen, transports) = std::sync::mpsc::channel();
+            let factory = move || {
+                let seen = seen.clone();
+                Recorder::default().on_made(move |transport| seen.send(transport.clone()).unwrap())
+            };
+            let options = ServerOptions::new(ANY).keep_alive(keep_alive);
+            let server = event_loop.create_server(factory, options).await.unwrap();
+            let _client = TcpStream::connect(address(&server)).unwrap();
+            let mut made = None;
+            until(&event_loop, || {
+                made = transports.try_recv().ok();
+                made.is_some()
+            })
+            .await;
+            let kept = made.unwrap().with_socket(|socket| socket.keepalive().unwrap());
+            assert_eq!(kept, Some(keep_alive));
+        }
+    });
+}
+
+#[test]
 fn wait_closed_waits_for_close() {
     let event_loop = new_loop();
     run(&event_loop, async {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from typing import Any
 
 from ..trace import Trace, case
@@ -89,6 +90,27 @@ async def wrong_sockets(trace: Trace) -> None:
     closed = socket.socket()
     closed.close()
     await _refused(trace, loop.create_connection, factory, sock=closed)
+
+
+@case
+async def tls_sockets(trace: Trace) -> None:
+    """An SSLSocket is refused by whatever takes a socket; so are time-outs without TLS."""
+    near, _ = pair(trace)
+    near.setblocking(False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    wrapped = context.wrap_socket(near, do_handshake_on_connect=False)
+    trace.enter(contextlib.closing(wrapped))
+    loop, factory = trace.loop, trace.callback("factory")
+    await trace.wait("create_connection", loop.create_connection(factory, sock=wrapped))
+    await trace.wait("create_server", loop.create_server(factory, sock=wrapped))
+    await trace.wait("accepted", loop.connect_accepted_socket(factory, wrapped))
+    other, _ = pair(trace)
+    option = {"ssl_handshake_timeout": 1}
+    await trace.wait("accepted", loop.connect_accepted_socket(factory, other, **option))
+    await _refused(trace, loop.connect_accepted_socket, factory)
+    await _refused(trace, loop.connect_accepted_socket, factory, None)
+    await _refused(trace, loop.connect_accepted_socket, factory, other.fileno())
 
 
 @case

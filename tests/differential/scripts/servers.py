@@ -269,6 +269,143 @@ async def as_a_context_manager(trace: Trace) -> None:
     trace("sockets", server.sockets)
 
 
+async def _serving(trace: Trace, **hooks: Any) -> tuple[Any, Served, socket.socket, Any]:
+    """Return a server with one client, its protocols, the client, and a task in serve_forever."""
+    served = Served(trace, **hooks)
+    server, address = await _serve(trace, served)
+    task = asyncio.ensure_future(server.serve_forever())
+    client = dial(trace, address)
+    await served.made(1)
+    return server, served, client, task
+
+
+@case(lanes=True)
+async def serve_forever_with_clients(trace: Trace) -> None:
+    """What becomes of clients when serve_forever is cancelled, or the server closed."""
+    for by_close in (False, True):
+        server, served, client, task = await _serving(trace)
+        waiting = asyncio.ensure_future(server.wait_closed())
+        if by_close:
+            server.close()
+        else:
+            task.cancel()
+        await trace.turns(5)
+        trace("by close", by_close, task, waiting)
+        trace("client closing", served.protocols[0].transport.is_closing())
+        client.close()
+        await served.lost()
+        await trace.wait("serve_forever", task)
+        await trace.wait("wait_closed", waiting)
+
+
+@case
+async def serve_forever_cancelled_twice(trace: Trace) -> None:
+    """The second cancellation does not wait for the clients either."""
+    _, served, client, task = await _serving(
+        trace, connection_made=lambda transport: transport.pause_reading()
+    )
+    served.protocols[0].transport.write(bytes(8_000_000))
+    for _ in range(2):
+        task.cancel()
+        await trace.turns(3)
+    trace("done", task.done())
+    client.close()
+    await trace.wait("serve_forever", task)
+    served.protocols[0].transport.abort()
+    await served.lost()
+
+
+@case
+async def context_manager_with_clients(trace: Trace) -> None:
+    """Leaving `async with`, by an exception too, closes the server; who waits for clients waits."""
+    for error in (None, LookupError("text")):
+        served = Served(trace)
+        server, address = await _serve(trace, served)
+        client = dial(trace, address)
+        await served.made(1)
+
+        async def serve(server: Any = server, error: Any = error) -> None:
+            async with server:
+                if error is not None:
+                    raise error
+
+        task = asyncio.ensure_future(serve())
+        await trace.turns(4)
+        trace("done", task.done(), server.is_serving(), server.sockets)
+        client.close()
+        await served.lost()
+        await trace.wait("async with", task)
+
+
+@case
+async def what_libraries_read(trace: Trace) -> None:
+    """Private names of a Server, and what it is an instance of."""
+    served = Served(trace)
+    server, address = await _serve(trace, served, backlog=7)
+    trace("an asyncio.Server", isinstance(server, asyncio.base_events.Server))
+    names = ["_ssl_context", "_loop", "_backlog", "_serving", "_ssl_handshake_timeout"]
+    if sys.version_info >= (3, 11):
+        names.append("_ssl_shutdown_timeout")
+    for name in names:
+        trace(name, getattr(server, name))
+    trace("factory", server._protocol_factory is served)
+    trace("sockets", [type(sock) for sock in server._sockets])
+    trace("waiters", server._waiters)
+    client = dial(trace, address)
+    await served.made(1)
+    transport = served.protocols[0].transport
+    if sys.version_info >= (3, 13):
+        trace("clients", list(server._clients))
+        arguments: tuple[Any, ...] = (transport,)
+    else:
+        trace("clients", server._active_count)
+        arguments = ()
+    server._detach(*arguments)
+    server._attach(*arguments)
+    client.close()
+    await served.lost()
+    await trace.turns()
+    server.close()
+    trace("sockets", server._sockets, "waiters", server._waiters)
+    trace.refused(server._attach, *arguments)
+
+
+@case(since=(3, 13))
+async def clients_with_much_to_send(trace: Trace) -> None:
+    """close_clients sends what is buffered; abort_clients after it drops that."""
+    for abort in (False, True):
+        served = Served(trace, connection_made=lambda each: each.write(bytes(8_000_000)))
+        server, address = await _serve(trace, served)
+        client = dial(trace, address)
+        await served.made(1)
+        trace.call(server.close_clients)
+        await trace.turns(2)
+        if abort:
+            trace.call(server.abort_clients)
+        data, end = await read_end(client)
+        trace("client has all", len(data) == 8_000_000, end if not abort else "")
+        await served.lost()
+        server.close()
+        await trace.wait("wait_closed", server.wait_closed())
+
+
+@case(since=(3, 13))
+async def clients_closed_by_a_client(trace: Trace) -> None:
+    """close_clients and abort_clients from inside of a client's callbacks."""
+    for method in ("close_clients", "abort_clients"):
+        served = Served(trace)
+        server, address = await _serve(trace, served)
+        call = getattr(server, method)
+        served.hooks["data_received"] = lambda data, call=call: call()
+        client = dial(trace, address)
+        await served.made(1)
+        client.sendall(b"all of you")
+        await served.lost()
+        trace("client has", *await read_end(client))
+        server.close()
+        await trace.wait("wait_closed", server.wait_closed())
+
+
 @case(since=(3, 13), lanes=True)
 async def close_and_abort_clients(trace: Trace) -> None:
     """close_clients sends what is buffered, abort_clients drops it."""

@@ -1,10 +1,11 @@
 //! Memory of `bytes` objects and of the buffer protocol.
 
 use oxloop::engine::Data;
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
@@ -93,64 +94,76 @@ pub(crate) fn filled<'py, E>(
     }
 }
 
-/// A view of an object's memory by the buffer protocol, released when dropped.
-pub(crate) struct View<'py> {
-    view: Box<ffi::Py_buffer>,
-    py: Python<'py>,
-}
-
-impl<'py> View<'py> {
-    /// The contiguous memory of any bytes-like object.
-    pub(crate) fn readable(object: &Bound<'py, PyAny>) -> PyResult<View<'py>> {
-        View::new(object, ffi::PyBUF_SIMPLE)
-    }
-
-    /// The contiguous, writable memory of an object; BufferError where it is read-only.
-    pub(crate) fn writable(object: &Bound<'py, PyAny>) -> PyResult<View<'py>> {
-        View::new(object, ffi::PyBUF_WRITABLE)
-    }
-
-    fn new(object: &Bound<'py, PyAny>, flags: c_int) -> PyResult<View<'py>> {
-        let mut view = Box::new(ffi::Py_buffer::new());
-        // SAFETY: attached; the view lies in a box, so its address holds until it is released.
-        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut *view, flags) } != 0 {
-            return Err(PyErr::fetch(object.py()));
-        }
-        Ok(View { view, py: object.py() })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.view.len as usize
-    }
-
-    /// A copy of the bytes.
-    pub(crate) fn to_vec(&self) -> Vec<u8> {
-        if self.len() == 0 {
+/// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.
+pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    with_view(object, ffi::PyBUF_SIMPLE, |view| {
+        if view.len == 0 {
             return Vec::new();
         }
         // SAFETY: `buf` points to `len` contiguous bytes until the view is released. Another
         // thread of a build without a global lock may write to them meanwhile; then the copy
         // is torn, as any copy of shared memory is, and no length changes: the view pins it.
-        unsafe { std::slice::from_raw_parts(self.view.buf.cast::<u8>(), self.len()) }.to_vec()
-    }
-
-    /// Lends the memory of a writable view to `fill`; none of a read-only one.
-    pub(crate) fn fill<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        if self.len() == 0 || self.view.readonly != 0 {
-            return fill(&mut []);
-        }
-        // SAFETY: as in `to_vec`, and the memory is writable. `fill` is one recv(2), which runs
-        // no Python code, so the exclusive reference is ours for its time.
-        let memory =
-            unsafe { std::slice::from_raw_parts_mut(self.view.buf.cast::<u8>(), self.len()) };
-        fill(memory)
-    }
+        unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len as usize) }.to_vec()
+    })
 }
 
-impl Drop for View<'_> {
+/// Lends the contiguous, writable memory of an object to `fill`, which is one recv(2), and has
+/// let go of it on return. TypeError in `socket.recv_into`'s words for an object without.
+#[inline]
+pub(crate) fn fill_object<R>(
+    object: &Bound<'_, PyAny>,
+    fill: impl FnOnce(&mut [u8]) -> R,
+) -> PyResult<R> {
+    let filled = with_view(object, ffi::PyBUF_WRITABLE, |view| {
+        if view.len == 0 {
+            return fill(&mut []);
+        }
+        // SAFETY: as in `copy_of`, and the memory is writable. `fill` runs no Python code and
+        // reads nothing, so the exclusive reference is ours for its time; another thread's use
+        // meanwhile is torn as it is with any recv_into.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(view.buf.cast::<u8>(), view.len as usize) };
+        fill(memory)
+    });
+    filled.map_err(|_| not_writable(object))
+}
+
+#[cold]
+fn not_writable(object: &Bound<'_, PyAny>) -> PyErr {
+    // SAFETY: attached; a type's name is a C string which lives as long as the type, and the
+    // object keeps that.
+    let name = unsafe { CStr::from_ptr((*object.get_type_ptr()).tp_name) };
+    let name: String = name.to_string_lossy().chars().take(50).collect();
+    let message =
+        format!("recv_into() argument 1 must be read-write bytes-like object, not {name}");
+    PyTypeError::new_err(message)
+}
+
+/// Calls `f` with a view of an object's memory by the buffer protocol.
+#[inline]
+fn with_view<R>(
+    object: &Bound<'_, PyAny>,
+    flags: c_int,
+    f: impl FnOnce(&ffi::Py_buffer) -> R,
+) -> PyResult<R> {
+    let mut view = ffi::Py_buffer::new();
+    // SAFETY: attached, and the view stays where it is until it is released.
+    if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut view, flags) } != 0 {
+        return Err(PyErr::fetch(object.py()));
+    }
+    let view = View { view: &mut view, _attached: object.py() };
+    Ok(f(view.view))
+}
+
+/// A view that is held, released when dropped.
+struct View<'a, 'py> {
+    view: &'a mut ffi::Py_buffer,
+    _attached: Python<'py>,
+}
+
+impl Drop for View<'_, '_> {
     fn drop(&mut self) {
-        let _attached = self.py;
-        // SAFETY: `py` says attached; the view was filled by PyObject_GetBuffer, released once.
-        unsafe { ffi::PyBuffer_Release(&mut *self.view) };
+        // SAFETY: attached; the view was filled by PyObject_GetBuffer and is released once.
+        unsafe { ffi::PyBuffer_Release(self.view) };
     }
 }

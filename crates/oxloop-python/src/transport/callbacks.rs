@@ -7,11 +7,11 @@ use crate::error::{exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
-use crate::ffi::bytes::{View, filled};
+use crate::ffi::bytes::{fill_object, filled};
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use oxloop::engine::{Failure, Received, StreamHandler};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -178,7 +178,7 @@ impl StreamRef {
         called.map(drop)
     }
 
-    /// `get_buffer(-1)`, recv, `buffer_updated(count)`.
+    /// `get_buffer(-1)`, recv into it, `buffer_updated(count)`.
     fn receive_buffered(
         &self,
         cx: &Bound<'_, BaseLoop>,
@@ -186,16 +186,7 @@ impl StreamRef {
     ) -> PyResult<Received> {
         let received = self.inside(cx, Kind::Read, |protocol| {
             let py = protocol.py();
-            let get_buffer = || {
-                let hint = (-1i32).into_pyobject(py)?;
-                let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
-                if buffer.len()? == 0 {
-                    let message = "get_buffer() returned an empty buffer";
-                    return Err(PyRuntimeError::new_err(message));
-                }
-                Ok(buffer)
-            };
-            let buffer = match get_buffer() {
+            let buffer = match get_buffer(protocol) {
                 Ok(buffer) => buffer,
                 Err(error) => {
                     let message = "Fatal error: protocol.get_buffer() call failed.";
@@ -203,25 +194,23 @@ impl StreamRef {
                     return Ok(Received::NoBuffer);
                 }
             };
-            let Ok(mut view) = View::writable(&buffer) else {
-                let kind = buffer.get_type().name()?;
-                let message = format!(
-                    "recv_into() argument 1 must be read-write bytes-like object, not {kind}"
-                );
-                self.fatal_error(cx, PyTypeError::new_err(message), READ_FAILED)?;
-                return Ok(Received::NoBuffer);
+            let count = match fill_object(&buffer, recv) {
+                Ok(Ok(0)) => return Ok(Received::Eof),
+                Ok(Ok(count)) => count,
+                Ok(Err(error)) => return Ok(Received::Failed(error)),
+                Err(error) => {
+                    self.fatal_error(cx, error, READ_FAILED)?;
+                    return Ok(Received::NoBuffer);
+                }
             };
-            let count = match view.fill(&mut *recv) {
-                Ok(0) => return Ok(Received::Eof),
-                Ok(count) => count,
-                Err(error) => return Ok(Received::Failed(error)),
-            };
-            drop(view);
-            let updated = count.into_pyobject(py)?;
-            let name = intern!(py, "buffer_updated");
-            if let Err(error) = calls::method(protocol, name, [updated.as_any()]) {
-                let message = "Fatal error: protocol.buffer_updated() call failed.";
-                self.fatal_error(cx, error, message)?;
+            // get_buffer() may have changed the protocol: asyncio tells the new one.
+            if let Some(protocol) = self.0.get().get_protocol_object(py) {
+                let nbytes = count.into_pyobject(py)?;
+                let name = intern!(py, "buffer_updated");
+                if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
+                    let message = "Fatal error: protocol.buffer_updated() call failed.";
+                    self.fatal_error(cx, error, message)?;
+                }
             }
             Ok(Received::Data(count))
         });
@@ -321,6 +310,18 @@ impl StreamRef {
         context.set_item("protocol", transport.get().get_protocol_object(py))?;
         cx.call_method1("call_exception_handler", (context,)).map(drop)
     }
+}
+
+/// `get_buffer(-1)`: any size will do.
+#[inline]
+fn get_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = protocol.py();
+    let hint = (-1i32).into_pyobject(py)?;
+    let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
+    if buffer.len()? == 0 {
+        return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+    }
+    Ok(buffer)
 }
 
 impl StreamTransport {

@@ -2,7 +2,7 @@
 
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
-use crate::ffi::bytes::{Piece, View};
+use crate::ffi::bytes::{Piece, copy_of};
 use oxloop::engine::Written;
 use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
@@ -118,7 +118,7 @@ pub(super) fn writelines(
             Ok(bytes) => Piece::Bytes(bytes),
             Err(other) => {
                 let view = PyMemoryView::from(&other.into_inner())?;
-                Piece::Copied(View::readable(view.as_any())?.to_vec())
+                Piece::Copied(copy_of(view.as_any())?)
             }
         });
     }
@@ -159,11 +159,7 @@ pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
     };
-    let detached = match &parts.server {
-        Some(server) => server.call_method1(py, intern!(py, "_detach"), (slf,)).map(drop),
-        None => Ok(()),
-    };
-    closed.and(detached)
+    closed.and(detach(parts.server.as_ref(), py, Some(slf)))
 }
 
 /// The end of a transport that nobody closed: told as asyncio tells it, and closed.
@@ -185,11 +181,37 @@ pub(super) fn abandon(
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
     };
-    let detached = match &parts.server {
-        Some(server) => server.call_method1(py, intern!(py, "_detach"), (transport,)).map(drop),
-        None => Ok(()),
+    warned.and(closed).and(detach(parts.server.as_ref(), py, transport))
+}
+
+/// `server._attach(transport)`; before 3.13 servers only count.
+pub(super) fn attach(
+    server: &Bound<'_, PyAny>,
+    transport: &Bound<'_, StreamTransport>,
+) -> PyResult<()> {
+    let name = intern!(server.py(), "_attach");
+    let attached = if cfg!(Py_3_13) {
+        server.call_method1(name, (transport,))
+    } else {
+        server.call_method0(name)
     };
-    warned.and(closed).and(detached)
+    attached.map(drop)
+}
+
+/// `server._detach(transport)`, likewise.
+fn detach(
+    server: Option<&Py<PyAny>>,
+    py: Python<'_>,
+    transport: Option<&Bound<'_, StreamTransport>>,
+) -> PyResult<()> {
+    let Some(server) = server else { return Ok(()) };
+    let name = intern!(py, "_detach");
+    let detached = if cfg!(Py_3_13) {
+        server.call_method1(py, name, (transport,))
+    } else {
+        server.call_method0(py, name)
+    };
+    detached.map(drop)
 }
 
 /// Closes the socket behind a TransportSocket.

@@ -8,7 +8,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::TransportBase;
-use crate::ffi::bytes::{BytesData, View};
+use crate::ffi::bytes::{BytesData, copy_of};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::clone_attached;
@@ -108,7 +108,7 @@ pub(crate) fn open(
     let initializer = PyClassInitializer::from(transport);
     let transport = Bound::new(py, initializer)?;
     if let Some(server) = origin.server {
-        if let Err(error) = server.call_method1(pyo3::intern!(py, "_attach"), (&transport,)) {
+        if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
             transport.get().parts.lock().server = None;
             transport.get().discard(py);
@@ -483,7 +483,7 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
         let message = format!("data argument must be {kind}, not {name}");
         return Err(PyTypeError::new_err(message));
     }
-    Ok(View::readable(data).map(|view| view.to_vec()))
+    Ok(copy_of(data))
 }
 
 /// Limits as asyncio computes and refuses them, for any integers.

@@ -80,8 +80,9 @@ pub trait StreamHandler<F: Face>: Clone {
     /// Data arrived in the loop's own buffer.
     fn received(&self, cx: F::Context<'_>, data: &[u8]) -> Result<(), F::Leave>;
 
-    /// Reads into the handler's own memory: it calls `recv` once with its buffer, about `hint`
-    /// bytes where the choice is its own, and passes on what arrived.
+    /// Reads into the handler's own memory: it calls `recv` once with its buffer and passes on
+    /// what arrived. `hint` is a good size, where the choice is the handler's; 0 says that the
+    /// stream is buffered (`set_buffered`), and the protocol supplies the memory.
     fn receive_into(
         &self,
         cx: F::Context<'_>,

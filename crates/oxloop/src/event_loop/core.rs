@@ -256,7 +256,7 @@ pub fn get_running_loop() -> Result<EventLoop, Misuse> {
 }
 
 /// The text of a panic that was caught.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Panicked(pub(crate) String);
 
 impl From<Panicked> for Error {

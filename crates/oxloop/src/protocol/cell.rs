@@ -6,6 +6,7 @@
 //! a resume that wait together cancel out.
 
 use super::Protocol;
+use crate::engine::Received;
 use crate::error::Misuse;
 use crate::event_loop::core::{Panicked, catch};
 use crate::transport::Transport;
@@ -13,6 +14,7 @@ use parking_lot::ReentrantMutex;
 use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -50,7 +52,23 @@ pub(crate) enum Flow {
     Resume,
 }
 
-struct ProtocolCell<P>(ReentrantMutex<Inner<P>>);
+/// One recv(2) into the memory it is handed.
+pub(crate) type Recv<'a> = &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>;
+
+/// Why a protocol could not be read into.
+pub(crate) enum NotReceived {
+    /// `get_buffer` panicked.
+    GetBuffer(Panicked),
+    /// It gave no memory.
+    EmptyBuffer,
+    /// `buffer_updated` panicked.
+    BufferUpdated(Panicked),
+}
+
+struct ProtocolCell<P> {
+    buffered: bool,
+    inner: ReentrantMutex<Inner<P>>,
+}
 
 struct Inner<P> {
     deferred: RefCell<Option<(Flow, Transport)>>,
@@ -61,6 +79,9 @@ struct Inner<P> {
 pub(crate) trait AnyProtocol: Any + Send + Sync {
     fn connection_made(&self, transport: &Transport) -> Result<(), Panicked>;
     fn data_received(&self, transport: &Transport, data: &[u8]) -> Result<(), Panicked>;
+    /// Whether it is read into: `receive` in the place of `data_received`.
+    fn is_buffered(&self) -> bool;
+    fn receive(&self, transport: &Transport, recv: Recv<'_>) -> Result<Received, NotReceived>;
     fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked>;
     fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
     /// Pauses or resumes: now, or when the protocol's running callback has returned.
@@ -72,7 +93,7 @@ pub(crate) trait AnyProtocol: Any + Send + Sync {
 impl<P: Protocol + 'static> ProtocolCell<P> {
     /// Calls the protocol, then tells it what it has brought about.
     fn enter<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<thread::Result<R>, Misuse> {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let result = {
             let Ok(mut protocol) = inner.protocol.try_borrow_mut() else {
                 return Err(Misuse::ProtocolBusy);
@@ -127,6 +148,31 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
         self.call(|protocol| protocol.data_received(transport, data))
     }
 
+    fn is_buffered(&self) -> bool {
+        self.buffered
+    }
+
+    fn receive(&self, transport: &Transport, recv: Recv<'_>) -> Result<Received, NotReceived> {
+        let mut failed: fn(Panicked) -> NotReceived = NotReceived::GetBuffer;
+        let received = self.call(|protocol| {
+            let protocol = protocol.as_buffered()?;
+            let buffer = protocol.get_buffer(None);
+            if buffer.is_empty() {
+                return None;
+            }
+            Some(match recv(buffer) {
+                Ok(0) => Received::Eof,
+                Ok(nbytes) => {
+                    failed = NotReceived::BufferUpdated;
+                    protocol.buffer_updated(transport, nbytes);
+                    Received::Data(nbytes)
+                }
+                Err(error) => Received::Failed(error),
+            })
+        });
+        received.map_err(failed)?.ok_or(NotReceived::EmptyBuffer)
+    }
+
     fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked> {
         self.call(|protocol| protocol.eof_received(transport))
     }
@@ -136,7 +182,7 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
     }
 
     fn flow(&self, transport: &Transport, flow: Flow) {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         if inner.tell(transport, flow) {
             return inner.tell_deferred();
         }
@@ -183,9 +229,10 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
 pub struct ProtocolHandle<P>(Arc<ProtocolCell<P>>);
 
 impl<P: Protocol + 'static> ProtocolHandle<P> {
-    pub(crate) fn new(protocol: P) -> ProtocolHandle<P> {
+    pub(crate) fn new(mut protocol: P) -> ProtocolHandle<P> {
+        let buffered = protocol.as_buffered().is_some();
         let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
-        ProtocolHandle(Arc::new(ProtocolCell(ReentrantMutex::new(inner))))
+        ProtocolHandle(Arc::new(ProtocolCell { buffered, inner: ReentrantMutex::new(inner) }))
     }
 
     pub(crate) fn erased(&self) -> Arc<dyn AnyProtocol> {

@@ -10,8 +10,10 @@
 //! `connection_made` and `connection_lost` come exactly once, everything else between them; no
 //! data comes after `eof_received`; `pause_writing` and `resume_writing` take turns.
 
+mod buffered;
 pub(crate) mod cell;
 mod stream;
 
+pub use buffered::{Buffered, BufferedProtocol};
 pub use cell::ProtocolHandle;
 pub use stream::Protocol;

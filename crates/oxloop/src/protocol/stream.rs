@@ -1,5 +1,6 @@
 //! The streaming protocol (asyncio: *Protocol*).
 
+use super::BufferedProtocol;
 use crate::error::Error;
 use crate::transport::Transport;
 
@@ -33,6 +34,13 @@ pub trait Protocol: Send {
     /// Data arrived: bytes as the network cut them, never none.
     fn data_received(&mut self, transport: &Transport, data: &[u8]);
 
+    /// The protocol as one that is read into, in the place of `data_received`; `None`, unless it
+    /// is a [`Buffered`](super::Buffered) one or passes another's answer on. The answer is of the
+    /// same kind each time.
+    fn as_buffered(&mut self) -> Option<&mut dyn BufferedProtocol> {
+        None
+    }
+
     /// The peer will send nothing more. True keeps the connection open for writing, false
     /// closes it.
     fn eof_received(&mut self, transport: &Transport) -> bool {
@@ -64,6 +72,10 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
 
     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
         (**self).data_received(transport, data);
+    }
+
+    fn as_buffered(&mut self) -> Option<&mut dyn BufferedProtocol> {
+        (**self).as_buffered()
     }
 
     fn eof_received(&mut self, transport: &Transport) -> bool {

@@ -4,10 +4,10 @@
 use super::{Payload, Transport};
 use crate::engine::{Descriptor, Failure, Received, StreamHandler, Token, Written};
 use crate::error::{Error, Misuse};
-use crate::event_loop::core::{Core, Panicked};
+use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
 use crate::event_loop::{ExceptionContext, Handle};
-use crate::protocol::cell::{AnyProtocol, Flow};
+use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
 use crate::server::Attachment;
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -15,7 +15,10 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+/// Room for a read of unknown size, bytes.
+const READ_SIZE: usize = 64 * 1024;
 
 /// A connection. The loop refers to it until it is lost, transports as long as they live.
 pub(crate) struct Connection {
@@ -32,9 +35,19 @@ struct Held {
     protocol: Option<Arc<dyn AnyProtocol>>,
     /// The owner of the descriptor; the engine has it on loan.
     socket: Option<Arc<Socket>>,
-    _server: Option<Attachment>,
+    server: Option<Attachment>,
     /// Why it is lost.
     error: Option<Error>,
+}
+
+/// A connection as its server refers to it.
+pub(crate) struct WeakTransport(Weak<Connection>);
+
+impl WeakTransport {
+    /// The transport, while somebody holds one.
+    pub(crate) fn upgrade(&self) -> Option<Transport> {
+        self.0.upgrade().map(Transport)
+    }
 }
 
 /// A connection as the engine refers to it.
@@ -59,15 +72,15 @@ impl Connection {
             let _ = socket.set_tcp_nodelay(true);
         }
         let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        let held = Held {
-            protocol: Some(protocol),
-            socket: Some(Arc::new(socket)),
-            _server: server,
-            error: None,
-        };
+        engine.set_buffered(token, protocol.is_buffered());
+        let held =
+            Held { protocol: Some(protocol), socket: Some(Arc::new(socket)), server, error: None };
         let core = cx.core.clone();
         let transport =
             Transport(Arc::new(Connection { core, token, peer, local, held: Mutex::new(held) }));
+        if let Some(server) = &transport.0.held.lock().server {
+            server.name(WeakTransport(Arc::downgrade(&transport.0)));
+        }
         engine.set_handler(token, StreamCell(transport.clone()));
         if cx.core.is_closed() {
             return transport.abandon();
@@ -93,6 +106,7 @@ impl Transport {
 
     /// The one before lives on until its running callback has returned.
     pub(super) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
+        self.0.core.engine.set_buffered(self.0.token, protocol.is_buffered());
         let mut held = self.0.held.lock();
         // A lost connection has no protocol and needs none.
         let old = if held.protocol.is_some() { held.protocol.replace(protocol) } else { None };
@@ -139,9 +153,23 @@ impl Transport {
     }
 
     /// A callback panicked: the connection cannot go on.
-    fn fatal(&self, cx: Cx<'_>, message: &str, Panicked(text): Panicked) {
-        self.report(message, Error::Panic(text.clone()));
-        self.force_close(cx, Some(Error::Panic(text)));
+    fn fatal(&self, cx: Cx<'_>, message: &str, error: impl Into<Error> + Clone) {
+        self.report(message, error.clone());
+        self.force_close(cx, Some(error.into()));
+    }
+
+    /// A protocol's own memory is read into.
+    fn receive(&self, cx: Cx<'_>, protocol: &dyn AnyProtocol, recv: Recv<'_>) -> Received {
+        const GET_BUFFER: &str = "Fatal error: protocol.get_buffer() call failed.";
+        match protocol.receive(self, recv) {
+            Ok(received) => return received,
+            Err(NotReceived::GetBuffer(panic)) => self.fatal(cx, GET_BUFFER, panic),
+            Err(NotReceived::EmptyBuffer) => self.fatal(cx, GET_BUFFER, Misuse::EmptyBuffer),
+            Err(NotReceived::BufferUpdated(panic)) => {
+                self.fatal(cx, "Fatal error: protocol.buffer_updated() call failed.", panic);
+            }
+        }
+        Received::NoBuffer
     }
 
     /// Drops what is queued; `connection_lost` follows in a later turn.
@@ -202,8 +230,14 @@ impl StreamHandler<RustFace> for StreamCell {
         &self,
         cx: Cx<'_>,
         hint: usize,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> Result<Received, Infallible> {
+        let Some(protocol) = self.0.current_protocol() else { return Ok(Received::NoBuffer) };
+        if protocol.is_buffered() {
+            return Ok(self.0.receive(cx, &*protocol, recv));
+        }
+        // Another thread has just put this protocol in a buffered one's place.
+        let hint = if hint == 0 { READ_SIZE } else { hint };
         let mut buffer = std::mem::take(&mut *cx.core.read_buffer.lock());
         if buffer.len() < hint {
             buffer.resize(hint, 0);

@@ -3,7 +3,9 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use oxloop::{Error, EventLoop, Promise, Protocol, ProtocolHandle, Transport};
+use socket2::{Domain, Socket, Type};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -197,6 +199,22 @@ impl Pair {
     pub async fn saw(&self, event_loop: &EventLoop, line: &str) {
         until(event_loop, || self.log.has(line)).await;
     }
+}
+
+/// An address whose system answers no more connections, and who keeps it so.
+pub fn silent() -> (SocketAddr, Vec<Socket>) {
+    let kind = Type::STREAM.nonblocking();
+    let listener = Socket::new(Domain::IPV4, kind, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sockets = vec![listener];
+    for _ in 0..4 {
+        let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
+        let _ = socket.connect(&address);
+        sockets.push(socket);
+    }
+    (address.as_socket().unwrap(), sockets)
 }
 
 /// A protocol that echoes.
