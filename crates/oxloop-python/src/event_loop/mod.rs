@@ -4,6 +4,7 @@
 mod connections;
 pub(crate) mod scheduling;
 mod servers;
+mod sockets;
 mod watchers;
 
 use crate::face::PyFace;
@@ -269,6 +270,37 @@ impl BaseLoop {
 
     fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<StreamRef>> {
         Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
+    }
+
+    // Working with socket objects directly
+
+    #[staticmethod]
+    fn _recv_now<'py>(
+        sock: &Bound<'py, PyAny>,
+        n: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        sockets::recv_now(sock, n)
+    }
+
+    fn _wait_readable<'py>(slf: &Bound<'py, Self>, fd: i32) -> PyResult<Bound<'py, PyAny>> {
+        sockets::wait_ready(slf, fd, oxloop::engine::Side::Read)
+    }
+
+    fn _wait_writable<'py>(slf: &Bound<'py, Self>, fd: i32) -> PyResult<Bound<'py, PyAny>> {
+        sockets::wait_ready(slf, fd, oxloop::engine::Side::Write)
+    }
+
+    fn _readable_ended(slf: &Bound<'_, Self>, fd: i32, future: &Bound<'_, PyAny>) -> PyResult<()> {
+        sockets::wait_ended(slf, fd, oxloop::engine::Side::Read, future)
+    }
+
+    fn _writable_ended(slf: &Bound<'_, Self>, fd: i32, future: &Bound<'_, PyAny>) -> PyResult<()> {
+        sockets::wait_ended(slf, fd, oxloop::engine::Side::Write, future)
+    }
+
+    #[staticmethod]
+    fn _send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        sockets::send_now(sock, data)
     }
 
     // Connections and servers

@@ -3,6 +3,7 @@
 use super::{BaseLoop, scheduling};
 use crate::error::os_error;
 use crate::ffi::context;
+use crate::ffi::handle::RawHandle;
 use crate::ffi::template::Captured;
 use crate::handle::{PyHandle, cancel};
 use oxloop::engine::Side;
@@ -18,22 +19,38 @@ pub(super) fn add(
     args: Bound<'_, PyTuple>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    slf.get().check_closed()?;
+    let context = Captured::Own(context::copy_current(py)?);
+    let handle = scheduling::new_handle(slf, callback, args, context)?;
+    let object = handle.object(py).unbind();
+    watch(slf, fd, side, handle, false)?;
+    Ok(object)
+}
+
+/// Makes `handle` the one that is run when `fd` is ready, in place of the one there was, which
+/// is cancelled; `once` where it lets the watcher rest itself.
+pub(super) fn watch(
+    slf: &Bound<'_, BaseLoop>,
+    fd: i32,
+    side: Side,
+    handle: RawHandle,
+    once: bool,
+) -> PyResult<()> {
+    let base = slf.get();
+    base.check_closed()?;
     if fd < 0 {
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
-    let context = Captured::Own(context::copy_current(py)?);
-    let handle = scheduling::new_handle(slf, callback, args, context)?;
     handle.track();
-    let object = handle.object(py).unbind();
-    let old = slf.get().engine.watch(fd, side, PyHandle(handle));
+    let handle = PyHandle(handle);
+    let old = if once {
+        base.engine.watch_once(fd, side, handle)
+    } else {
+        base.engine.watch(fd, side, handle)
+    };
     match old {
-        Ok(None) => Ok(object),
-        Ok(Some(old)) => {
-            cancel(&old.0.object(py))?;
-            Ok(object)
-        }
-        Err(error) => Err(os_error(py, &error)),
+        Ok(None) => Ok(()),
+        Ok(Some(old)) => cancel(&old.0.object(slf.py())),
+        Err(error) => Err(os_error(slf.py(), &error)),
     }
 }
 

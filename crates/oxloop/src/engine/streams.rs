@@ -65,6 +65,7 @@ impl<F: Face> Stream<F> {
         Interest {
             read: self.state.wants_read(),
             write: self.buffered_bytes() > 0 && !self.state.is_lost(),
+            once: false,
         }
     }
 

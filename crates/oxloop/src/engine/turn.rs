@@ -176,6 +176,12 @@ impl<F: Face> Engine<F> {
             let token = Token::from_bits(bits);
             let Some(source) = state.sources.get_mut(token) else { continue };
             let asked = source.registered();
+            if asked.once {
+                if let Source::Watcher(watcher) = source {
+                    watcher.park();
+                    state.watched -= 1;
+                }
+            }
             let pending = source.pending();
             let queued = *pending != Interest::NONE;
             pending.read |= found.read && asked.read;

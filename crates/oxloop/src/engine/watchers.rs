@@ -18,9 +18,19 @@ pub(super) struct Watcher<F: Face> {
     writer: Option<F::Callback>,
     pub(super) registered: Interest,
     pub(super) pending: Interest,
+    /// The side that is watched for one event at a time.
+    once: Option<Side>,
+    /// That event came: the selector knows the descriptor, and reports nothing.
+    parked: bool,
 }
 
 impl<F: Face> Watcher<F> {
+    /// The only event came that the selector was asked for.
+    pub(super) fn park(&mut self) {
+        self.registered = Interest::NONE;
+        self.parked = true;
+    }
+
     pub(super) fn callbacks(&self) -> impl Iterator<Item = &F::Callback> {
         self.reader.iter().chain(&self.writer)
     }
@@ -33,7 +43,13 @@ impl<F: Face> Watcher<F> {
     }
 
     fn wanted(&self) -> Interest {
-        Interest { read: self.reader.is_some(), write: self.writer.is_some() }
+        let (read, write) = (self.reader.is_some(), self.writer.is_some());
+        let once = match self.once {
+            Some(Side::Read) => read && !write,
+            Some(Side::Write) => write && !read,
+            None => false,
+        };
+        Interest { read, write, once }
     }
 }
 
@@ -49,6 +65,28 @@ impl<F: Face> Engine<F> {
         side: Side,
         callback: F::Callback,
     ) -> io::Result<Option<F::Callback>> {
+        self.watch_side(descriptor, side, callback, false)
+    }
+
+    /// As [`watch`](Self::watch), for a callback which ends with [`rest`](Self::rest) once it has
+    /// taken what it waits for: while that is all that the descriptor is watched for, taking it up
+    /// again is one system call, and letting it rest none.
+    pub fn watch_once(
+        &self,
+        descriptor: RawFd,
+        side: Side,
+        callback: F::Callback,
+    ) -> io::Result<Option<F::Callback>> {
+        self.watch_side(descriptor, side, callback, true)
+    }
+
+    fn watch_side(
+        &self,
+        descriptor: RawFd,
+        side: Side,
+        callback: F::Callback,
+        once: bool,
+    ) -> io::Result<Option<F::Callback>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let known = state
@@ -62,10 +100,17 @@ impl<F: Face> Engine<F> {
                 writer: None,
                 registered: Interest::NONE,
                 pending: Interest::NONE,
+                once: None,
+                parked: false,
             }))
         });
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(None) };
         let old = watcher.slot(side).replace(callback);
+        if once {
+            watcher.once = Some(side);
+        } else if watcher.once == Some(side) {
+            watcher.once = None;
+        }
         // What was found for the old callback is not the new one's.
         *side.flag(&mut watcher.pending) = false;
         match self.update_watcher(state, token) {
@@ -129,9 +174,56 @@ impl<F: Face> Engine<F> {
         old
     }
 
+    /// Ends a [`watch_once`](Self::watch_once); returns its callback.
+    pub fn rest(&self, descriptor: RawFd, side: Side) -> Option<F::Callback> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let token = state.token_of(descriptor)?;
+        match state.sources.get_mut(token) {
+            Some(Source::Watcher(watcher)) if watcher.parked => {
+                *side.flag(&mut watcher.pending) = false;
+                watcher.slot(side).take()
+            }
+            _ => {
+                drop(guard);
+                self.unwatch(descriptor, side)
+            }
+        }
+    }
+
+    /// Whose turn it is when one side is ready.
+    pub fn watcher_of(&self, descriptor: RawFd, side: Side) -> Option<F::Callback> {
+        let mut state = self.state.lock();
+        let token = state.token_of(descriptor)?;
+        match state.sources.get_mut(token)? {
+            Source::Watcher(watcher) => watcher.slot(side).clone(),
+            _ => None,
+        }
+    }
+
+    /// A callback that has not taken what it waits for waits on.
+    fn watch_on(&self, token: Token) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if let Some(Source::Watcher(Watcher { parked: true, .. })) = state.sources.get(token) {
+            // A descriptor that was closed meanwhile is watched in vain, as asyncio has it.
+            let _ = self.update_watcher(state, token);
+        }
+    }
+
     fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = watcher.wanted();
+        if watcher.parked && wanted != Interest::NONE {
+            watcher.parked = false;
+            let known = watcher.descriptor.borrow().zip(self.selector());
+            if let Some((fd, selector)) = known.filter(|_| !self.is_forked()) {
+                modify_in_selector(&selector, fd, token.to_bits(), wanted)?;
+                watcher.registered = wanted;
+                state.watched += 1;
+            }
+            return Ok(());
+        }
         if watcher.registered == wanted {
             self.watch_again(watcher, token);
             return Ok(());
@@ -183,6 +275,12 @@ impl<F: Face> Engine<F> {
     /// A watched descriptor is ready: its callbacks run, the reader's first. One whose handle was
     /// cancelled is watched no more.
     pub(super) fn watched(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let result = self.call_watchers(cx, token);
+        self.watch_on(token);
+        result
+    }
+
+    fn call_watchers(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         for side in [Side::Read, Side::Write] {
             if !self.take_pending(token, |pending| side.flag(pending)) {
                 continue;

@@ -13,16 +13,20 @@ use std::time::Duration;
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// Watched for until the first event only; then the selector knows the descriptor still, and
+    /// reports nothing until it is modified.
+    pub(crate) once: bool,
 }
 
 impl Interest {
-    pub(crate) const NONE: Interest = Interest { read: false, write: false };
-    pub(crate) const READ: Interest = Interest { read: true, write: false };
+    pub(crate) const NONE: Interest = Interest { read: false, write: false, once: false };
+    pub(crate) const READ: Interest = Interest { read: true, ..Interest::NONE };
 
     fn flags(self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::empty();
         flags.set(epoll::EventFlags::IN, self.read);
         flags.set(epoll::EventFlags::OUT, self.write);
+        flags.set(epoll::EventFlags::ONESHOT, self.once);
         flags
     }
 }
@@ -67,6 +71,7 @@ impl Events {
             let ready = Interest {
                 read: flags.intersects(!epoll::EventFlags::OUT),
                 write: flags.intersects(!epoll::EventFlags::IN),
+                once: false,
             };
             (data.u64(), ready)
         })
