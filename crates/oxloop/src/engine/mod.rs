@@ -152,7 +152,7 @@ impl<F: Face> Engine<F> {
     /// EMFILE and ENFILE where no descriptor is left for the selector and the waker.
     pub fn new() -> io::Result<Engine<F>> {
         let (selector, wakeup) = (Selector::new()?, Wakeup::new()?);
-        wakeup.watch(|waker| selector.add(waker, WAKER, Interest::READ))?;
+        wakeup.watch(|waker| selector.add_waker(waker, WAKER))?;
         Ok(Engine {
             state: Mutex::new(State::default()),
             wakeup,

@@ -170,7 +170,6 @@ impl<F: Face> Engine<F> {
         let state = &mut *state;
         for (bits, found) in work.events.iter() {
             if bits == WAKER {
-                self.wakeup.reset();
                 continue;
             }
             let token = Token::from_bits(bits);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 const AWAKE: u8 = 0;
 /// The loop waits, or is about to.
 const ASLEEP: u8 = 1;
-/// It was woken: the waker is readable.
+/// It was woken: an event is on its way.
 const WOKEN: u8 = 2;
 
 /// Whether the loop waits, and what ends the wait.
@@ -52,12 +52,6 @@ impl Wakeup {
     /// The wait is over.
     pub(crate) fn wake_up(&self) {
         self.state.store(AWAKE, Ordering::SeqCst);
-    }
-
-    /// The selector found the waker readable: a sender's write may come after the wait was over
-    /// for another reason, so it is reset whenever it is seen, and never on a guess.
-    pub(crate) fn reset(&self) {
-        self.waker.lock().iter().for_each(Waker::reset);
     }
 
     /// Nobody is woken any more.

@@ -1,4 +1,4 @@
-//! Waits for many descriptors at once: epoll(7), level-triggered.
+//! Waits for many descriptors at once: epoll(7), level-triggered but for the waker.
 
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -86,6 +86,13 @@ impl Selector {
 
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())?)
+    }
+
+    /// Watches a [`Waker`](super::Waker): each of its writes is reported once, edge-triggered, so
+    /// that nobody has to read it again.
+    pub(crate) fn add_waker(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)?)
     }
 
     pub(crate) fn modify(

@@ -1,10 +1,11 @@
 //! Ends a wait from another thread: eventfd(2).
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A descriptor that becomes readable when woken.
+/// A descriptor that the selector reports when woken.
 #[derive(Debug)]
 pub(crate) struct Waker {
     eventfd: OwnedFd,
@@ -16,16 +17,15 @@ impl Waker {
         Ok(Waker { eventfd })
     }
 
-    /// Makes the descriptor readable. Never blocks; waking twice is waking once.
+    /// Makes the selector report the descriptor once more, see `Selector::add_waker`. Never
+    /// blocks.
     pub(crate) fn wake(&self) {
-        // EAGAIN says that the counter is full, hence that it is readable already.
-        let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
-    }
-
-    /// Makes the descriptor unreadable again.
-    pub(crate) fn reset(&self) {
-        let mut count = [0u8; 8];
-        let _ = rustix::io::read(&self.eventfd, &mut count);
+        let one = 1u64.to_ne_bytes();
+        // EAGAIN says that the counter is full, after 2^64 - 2 wake-ups.
+        if rustix::io::write(&self.eventfd, &one) == Err(Errno::AGAIN) {
+            let _ = rustix::io::read(&self.eventfd, &mut [0u8; 8]);
+            let _ = rustix::io::write(&self.eventfd, &one);
+        }
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
