@@ -12,6 +12,7 @@ import pytest
 
 from .support import (
     PYTHON,
+    BufferedRecorder,
     Peer,
     Recorder,
     descriptors,
@@ -20,6 +21,7 @@ from .support import (
     module_of,
     skip_stock_bug,
     tcp_pair,
+    until,
 )
 
 STREAM = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
@@ -365,6 +367,125 @@ class TestExistingSocket:
                 await loop.create_connection(Recorder, sock=ours)
             transport.abort()
             await protocol.lost()
+
+
+class TestAcceptedSocket:
+    async def test_takes_over(self, loop, listener):
+        peer = Peer(socket.create_connection(listener.getsockname()))
+        ours, address = listener.accept()
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        assert ours.gettimeout() == 0
+        assert protocol.transport is transport
+        assert transport.get_extra_info("peername") == address
+        peer.send(b"ping")
+        assert await protocol.received(4) == b"ping"
+        transport.write(b"pong")
+        assert await peer.read(4) == b"pong"
+        peer.close()
+        assert await protocol.lost() is None
+        await hops()
+        assert ours.fileno() == -1
+
+    async def test_buffered(self, loop):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, protocol = await loop.connect_accepted_socket(
+                lambda: BufferedRecorder(3), ours
+            )
+            theirs.sendall(b"accepted")
+            assert await protocol.received(8) == b"accepted"
+            transport.close()
+            await protocol.lost()
+
+    async def test_bad_arguments(self, loop):
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            with pytest.raises(ValueError, match="A Stream Socket was expected"):
+                await loop.connect_accepted_socket(Recorder, sock)
+        with socket.socket() as sock:
+            with pytest.raises(ValueError, match="only meaningful with ssl"):
+                await loop.connect_accepted_socket(Recorder, sock, ssl_handshake_timeout=1)
+
+    async def test_the_factory_raises(self, loop, loop_spec):
+        skip_stock_bug(loop_spec, PYTHON < (3, 14), "leaves the socket open (gh-153133)")
+
+        def factory():
+            raise LookupError("no protocol")
+
+        ours, theirs = tcp_pair()
+        with theirs:
+            with pytest.raises(LookupError):
+                await loop.connect_accepted_socket(factory, ours)
+            assert theirs.recv(1) == b""
+
+
+class TestCancelledAtEachStep:
+    """After any number of turns: nothing is left, and connection_made has its connection_lost."""
+
+    @staticmethod
+    async def cancel_after(loop, count, connect, protocol):
+        before = descriptors()
+        task = loop.create_task(connect(lambda: protocol))
+        await hops(count)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            transport, _ = await task
+            transport.abort()
+        if protocol.calls:
+            await protocol.lost()
+        # A name that is being looked up, and a loser of a race, end a little later.
+        await until(lambda: set(descriptors()) <= set(before))
+        assert protocol.calls in ([], ["connection_made", "connection_lost"])
+        return task.cancelled()
+
+    @pytest.mark.parametrize("way", ["by_address", "in_turn", "racing", "bound"])
+    async def test_connecting(self, loop, loop_spec, listener, resolve, way):
+        skip_stock_bug(loop_spec, way == "racing", "a cancelled race may leave a socket open")
+        resolve(refusing_address(), listener.getsockname(), refusing_address())
+        arguments, options = {
+            "by_address": (listener.getsockname(), {}),
+            "in_turn": (("a.name", 1), {}),
+            "racing": (("a.name", 1), {"happy_eyeballs_delay": 60}),
+            "bound": (listener.getsockname(), {"local_addr": ("127.0.0.1", 0)}),
+        }[way]
+
+        def connect(factory):
+            return loop.create_connection(factory, *arguments, **options)
+
+        outcomes = [
+            await self.cancel_after(loop, count, connect, Recorder()) for count in range(20)
+        ]
+        assert outcomes[0]
+        assert not outcomes[-1]
+
+    @pytest.mark.parametrize("accepted", [False, True])
+    async def test_existing_sockets(self, loop, accepted):
+        for count in range(1, 6):  # before the first turn it is still the caller's
+            ours, theirs = tcp_pair()
+            with theirs:
+
+                def connect(factory, ours=ours):
+                    if accepted:
+                        return loop.connect_accepted_socket(factory, ours)
+                    return loop.create_connection(factory, sock=ours)
+
+                await self.cancel_after(loop, count, connect, Recorder())
+                await hops()
+                assert ours.fileno() == -1
+                assert theirs.recv(1) == b""
+
+    async def test_servers(self, loop, loop_spec):
+        """A server that nobody got is closed."""
+        skip_stock_bug(loop_spec, True, "leaves the listening sockets open")
+        with listen() as place:
+            address = place.getsockname()
+        before = descriptors()
+        for count in range(4):
+            task = loop.create_task(loop.create_server(Recorder, *address))
+            await hops(count)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                (await task).close()
+            assert descriptors() == before
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ class TestCreateServer:
     async def test_attributes(self, loop, network):
         server = await network.serve()
         assert isinstance(server, asyncio.AbstractServer)
+        assert isinstance(server, asyncio.Server)
         assert server.get_loop() is loop
         assert server.is_serving()
         assert isinstance(server.sockets, tuple)

@@ -94,7 +94,8 @@ fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
             return Err(PyTypeError::new_err("asyncio.Handle has no slots"));
         }
         let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
-        Ok((*member).offset)
+        // PyO3 has another type for it on 3.10.
+        Ok((*member.cast::<ffi::PyMemberDef>()).offset)
     }
 }
 
