@@ -33,7 +33,7 @@ _CANCELLED_CLOSES_CLIENTS = "close_clients" in base_events.Server.serve_forever.
 class Server(asyncio.AbstractServer):
     """Listening sockets and the connections that came in through them (asyncio: "Server objects").
 
-    Made by `create_server`. As a context manager it is closed at the end.
+    Made by `create_server` and `create_unix_server`. As a context manager it is closed at the end.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Server(asyncio.AbstractServer):
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         ssl_context: Any,
         backlog: int,
+        clean_up: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         # None once it is closed.
@@ -50,6 +51,8 @@ class Server(asyncio.AbstractServer):
         self._protocol_factory = protocol_factory
         self._ssl_context = ssl_context
         self._backlog = backlog
+        # Called once the sockets are closed.
+        self._clean_up = clean_up
         self._serving = False
         self._serving_forever_fut: asyncio.Future[None] | None = None
         # None once it is closed and its last connection is gone.
@@ -112,6 +115,8 @@ class Server(asyncio.AbstractServer):
         self._sockets = None
         for sock in sockets:
             self._loop._stop_serving(sock)
+        if self._clean_up is not None:
+            self._clean_up()
         self._serving = False
         forever, self._serving_forever_fut = self._serving_forever_fut, None
         if forever is not None:
@@ -225,15 +230,18 @@ class ServerMixin(ConnectionMixin):
 
         server = Server(self, sockets, protocol_factory, ssl, backlog)
         if start_serving:
-            try:
-                await server.start_serving()
-            except BaseException:
-                # Nobody else could close it.
-                server.close()
-                raise
+            await self._start_or_close(server)
         if self.get_debug():
             logger.info("%r is serving", server)
         return server
+
+    async def _start_or_close(self, server: Server) -> None:
+        try:
+            await server.start_serving()
+        except BaseException:
+            # Nobody else could close it.
+            server.close()
+            raise
 
     async def _resolve_all(
         self, host: Any, port: Any, family: int, flags: int

@@ -72,6 +72,7 @@
 //! | `transport/` | **what the loop hands back**: transports, flow control, write buffer, states |
 //! | `event_loop/` | **what runs it**: running, scheduling, tasks, errors |
 //! | `connect.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
+//! | `unix.rs`, `address.rs` | the same for Unix sockets; names of sockets |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -91,6 +92,7 @@
 pub mod engine;
 pub mod error;
 
+mod address;
 mod connect;
 mod event_loop;
 mod executor;
@@ -102,7 +104,9 @@ mod signals;
 mod sys;
 mod target;
 mod transport;
+mod unix;
 
+pub use address::{Address, UnixAddress};
 pub use bytes::Bytes;
 pub use connect::ConnectOptions;
 pub use error::{Error, Misuse, Result};
@@ -115,6 +119,7 @@ pub use protocol::{Protocol, ProtocolHandle};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{Payload, Transport, flow_control};
+pub use unix::{UnixServerOptions, UnixTarget};
 
 /// The README's example is tested as well.
 #[cfg(doctest)]
