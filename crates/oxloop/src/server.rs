@@ -136,11 +136,8 @@ impl EventLoop {
         for socket in &setup.sockets {
             socket.set_nonblocking(true)?;
         }
-        let state = State {
-            sockets: Some(setup.sockets.into()),
-            file: setup.file,
-            ..State::default()
-        };
+        let state =
+            State { sockets: Some(setup.sockets.into()), file: setup.file, ..State::default() };
         let server = Server(Arc::new(Inner {
             core: self.core().clone(),
             factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
@@ -162,7 +159,7 @@ pub(crate) struct Setup {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) backlog: i32,
     pub(crate) start_serving: bool,
-    /// To be removed when the server is closed.
+    /// What goes with the sockets when the server is closed.
     pub(crate) file: Option<SocketFile>,
 }
 
@@ -220,7 +217,7 @@ struct Inner {
 struct State {
     /// The owners of the descriptors, which the engine has on loan; `None` once closed.
     sockets: Option<Arc<[Socket]>>,
-    /// The file of a Unix socket, to be removed at the close.
+    /// The file of a Unix socket, which goes with it.
     file: Option<SocketFile>,
     listeners: Vec<Token>,
     serving: bool,
@@ -331,9 +328,7 @@ impl Server {
             (state.sockets.take(), state.file.take(), state.serving_forever.take())
         };
         drop(sockets);
-        if let Some(file) = file {
-            file.remove();
-        }
+        drop(file);
         if let Some(forever) = forever {
             forever.set_result(());
         }

@@ -273,7 +273,8 @@ fn remove_stale(path: &Path) {
     }
 }
 
-/// The file that a server's socket is bound to.
+/// The file that a server's socket is bound to: removed when this is dropped, unless somebody else
+/// has removed or replaced it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -292,13 +293,13 @@ impl SocketFile {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Removes the file, unless somebody else removed or replaced it.
-    pub(crate) fn remove(self) {
-        let SocketFile { path, identity: known } = self;
-        let removed = identity(&path).and_then(|present| {
-            if present == known { fs::remove_file(&path) } else { Ok(()) }
-        });
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let SocketFile { path, identity: known } = &*self;
+        let removed = identity(path)
+            .and_then(|present| if present == *known { fs::remove_file(path) } else { Ok(()) });
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let message = "Unable to clean up listening UNIX socket";
