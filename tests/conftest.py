@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +87,28 @@ def loop(
     # A transport or a loop that nobody closed warns when it is collected: let that be now.
     gc.collect()
     assert error_contexts == []
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A new directory with a name that is short enough for Unix sockets in it."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Without root's rights, but for `folder`."""
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = 65534
+    os.chown(folder, nobody, -1)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture

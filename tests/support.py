@@ -245,6 +245,15 @@ def listen(*, receive_buffer: int | None = None) -> socket.socket:
     return listener
 
 
+def unix_listen(path: str | bytes | os.PathLike[str]) -> socket.socket:
+    """Return a Unix socket that listens on `path`."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.settimeout(TIME_LIMIT)
+    listener.bind(os.fspath(path))
+    listener.listen()
+    return listener
+
+
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
     """Return two connected TCP sockets."""
     with listen() as listener:
@@ -296,6 +305,23 @@ class Network:
         if "sock" not in options:
             options = {"host": "127.0.0.1", "port": 0, **options}
         server = await self.loop.create_server(factory, **options)
+        self._stack.callback(server.close)
+        return server
+
+    async def connect_unix(self, path: Any, protocol: Any = None) -> tuple[Any, Any, Peer]:
+        """Return transport, protocol and peer of a connection the loop opened to `path`."""
+        protocol = Recorder() if protocol is None else protocol
+        with unix_listen(path) as listener:
+            transport, _ = await self.loop.create_unix_connection(lambda: protocol, path)
+            self._stack.callback(abort, transport)
+            peer = self.peer(listener.accept()[0])
+        return transport, protocol, peer
+
+    async def serve_unix(
+        self, factory: Callable[[], Any] = Recorder, path: Any = None, **options: Any
+    ) -> Any:
+        """Return a server on `path`, or over the option `sock`."""
+        server = await self.loop.create_unix_server(factory, path, **options)
         self._stack.callback(server.close)
         return server
 

@@ -24,6 +24,12 @@ def check_stream_socket(sock: socket.socket) -> None:
         raise ValueError(f"A Stream Socket was expected, got {sock!r}")
 
 
+def check_unix_socket(sock: socket.socket) -> None:
+    """ValueError for a socket that is no Unix stream."""
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
+
+
 def check_tls_timeouts(
     ssl: Any, ssl_handshake_timeout: float | None, ssl_shutdown_timeout: float | None
 ) -> None:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
-from ._servers import ServerMixin
 from ._signals import SignalMixin
 from ._tasks import TaskMixin
+from ._unix import UnixMixin
 
 __all__ = ("EventLoop", "Loop")
 
 
 if TYPE_CHECKING:
 
-    class _Sections(ServerMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(UnixMixin, SignalMixin, TaskMixin, ErrorMixin): ...
 
 else:
     # The native class comes first: see _base.py.
     class _Sections(
-        BaseLoop, ServerMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
+        BaseLoop, UnixMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
     ):
         __doc__ = None
 

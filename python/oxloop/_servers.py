@@ -28,7 +28,8 @@ _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 class Server(base_events.Server):
     """Listening sockets and the connections that came in through them (asyncio: "Server objects").
 
-    Made by `create_server`. It is the running version's `asyncio.Server`, on native listeners.
+    Made by `create_server` and `create_unix_server`. It is the running version's
+    `asyncio.Server`, on native listeners.
     """
 
     _loop: LoopBase
@@ -47,11 +48,14 @@ class Server(base_events.Server):
         backlog: int,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        clean_up: Callable[[], None] | None = None,
     ) -> None:
         timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout]
         if sys.version_info < (3, 11):
             timeouts.pop()
         super().__init__(loop, sockets, protocol_factory, ssl_context, backlog, *timeouts)
+        # Called once the sockets are closed.
+        self._clean_up = clean_up
         if sys.version_info >= (3, 13):
             # The loop keeps open transports alive in any case: no need of weak references.
             self._clients: set[asyncio.BaseTransport] = set()
@@ -65,6 +69,13 @@ class Server(base_events.Server):
         for sock in self._sockets:
             sock.listen(self._backlog)
             self._loop._start_serving(self._protocol_factory, sock, self, self._backlog)
+
+    def close(self) -> None:
+        """Stops accepting and closes the listening sockets; connections stay open."""
+        super().close()
+        clean_up, self._clean_up = self._clean_up, None
+        if clean_up is not None:
+            clean_up()
 
 
 class ServerMixin(ConnectionMixin):
@@ -131,15 +142,18 @@ class ServerMixin(ConnectionMixin):
             ssl_shutdown_timeout,
         )
         if start_serving:
-            try:
-                await server.start_serving()
-            except BaseException:
-                # Nobody else could close it.
-                server.close()
-                raise
+            await self._start_or_close(server)
         if self.get_debug():
             logger.info("%r is serving", server)
         return server
+
+    async def _start_or_close(self, server: Server) -> None:
+        try:
+            await server.start_serving()
+        except BaseException:
+            # Nobody else could close it.
+            server.close()
+            raise
 
     async def _resolve_all(
         self, host: Any, port: Any, family: int, flags: int

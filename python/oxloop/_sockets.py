@@ -8,6 +8,7 @@ again itself: whatever is cancelled meanwhile, no data and no accepted connectio
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -151,13 +152,15 @@ class SocketMixin(WatcherMixin, DnsMixin):
         try:
             sock.connect(address)
             return
-        except _WOULD_BLOCK:
-            # An interrupted connect goes on in the background as well.
-            pass
+        except _WOULD_BLOCK as error:
+            # An interrupted connect goes on in the background as well. A Unix socket whose
+            # listener's queue is full stays unconnected.
+            if error.errno == errno.EAGAIN and sock.family == socket.AF_UNIX:
+                raise
         await self._writable(sock)
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, f"Connect call failed {address}")
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, f"Connect call failed {address}")
 
     def _check_socket(self, sock: socket.socket) -> None:
         check_ssl_socket(sock)

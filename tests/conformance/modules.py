@@ -68,6 +68,12 @@ MODULES = (
     Module("test_futures2", extra=True),
     Module("test_server"),
     Module("test_buffered_proto"),
+    Module(
+        "test_unix_events",
+        extra=True,
+        # The others try asyncio's own signal handling, pipes and child watchers against mocks.
+        classes=("SelectorEventLoopUnixSocketTests", "TestFork", "TestFunctional"),
+    ),
     Module("test_eager_task_factory", since=(3, 12), extra=True),
     Module("test_free_threading", since=(3, 14), extra=True),
     Module("test_graph", since=(3, 14), extra=True),

@@ -207,15 +207,20 @@ def _test_runners(module: Any, factory: LoopFactory) -> None:
     module.BaseTest.new_loop = new_loop
 
 
-def _test_pep492(module: Any, factory: LoopFactory) -> None:
-    """Likewise."""
+def _loop_of_set_up(name: str) -> Callable[[Any, LoopFactory], None]:
+    """An adapter for a class whose setUp makes a loop and nothing else."""
 
-    def set_up(test: Any) -> None:
-        super(module.BaseTest, test).setUp()
-        test.loop = factory()
-        test.set_event_loop(test.loop)
+    def adapt(module: Any, factory: LoopFactory) -> None:
+        cls = getattr(module, name)
 
-    module.BaseTest.setUp = set_up
+        def set_up(test: Any) -> None:
+            super(cls, test).setUp()
+            test.loop = factory()
+            test.set_event_loop(test.loop)
+
+        cls.setUp = set_up
+
+    return adapt
 
 
 def _test_tasks(module: Any, factory: LoopFactory) -> None:
@@ -233,9 +238,10 @@ _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_base_events": _test_base_events,
     "test_buffered_proto": _new_loop("BufferedProtocolSelectorTests"),
     "test_events": _bound("EventLoopTestsMixin", "EventLoopTests"),
-    "test_pep492": _test_pep492,
+    "test_pep492": _loop_of_set_up("BaseTest"),
     "test_runners": _test_runners,
     "test_tasks": _test_tasks,
     "test_sock_lowlevel": _bound("BaseSockTestsMixin", "SockTests"),
     "test_server": _new_loop("SelectorStartServerTests"),
+    "test_unix_events": _loop_of_set_up("SelectorEventLoopUnixSocketTests"),
 }

@@ -1,5 +1,6 @@
 //! Opening connections (asyncio: *Opening network connections*).
 
+use crate::address::Address;
 use crate::engine::Side;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::Core;
@@ -11,7 +12,7 @@ use crate::target::{Kind, Target, check_stream, resolve};
 use crate::transport::Transport;
 use crate::transport::stream::Connection;
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -158,13 +159,13 @@ impl EventLoop {
         self.connected(factory, socket.map_err(all_of)?).await
     }
 
-    async fn connected<P: Protocol + 'static>(
+    pub(crate) async fn connected<P: Protocol + 'static>(
         &self,
         factory: impl FnOnce() -> P,
         socket: Socket,
     ) -> Result<(Transport, ProtocolHandle<P>)> {
         socket.set_nonblocking(true)?;
-        let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
+        let peer = Address::peer(&socket);
         let protocol = ProtocolHandle::new(factory());
         let (promise, waiter) = promise();
         let erased = protocol.erased();
@@ -234,7 +235,17 @@ async fn connect(
         }
         socket.bind(&local.into())?;
     }
-    match socket.connect(&address.into()) {
+    connect_socket(core, socket, &address.into()).await
+}
+
+/// Connects a non-blocking socket. A Unix one connects at once or not at all: there EAGAIN, a full
+/// queue, is an error.
+pub(crate) async fn connect_socket(
+    core: &Arc<Core>,
+    socket: Socket,
+    address: &SockAddr,
+) -> io::Result<Socket> {
+    match socket.connect(address) {
         Ok(()) => return Ok(socket),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::INPROGRESS | Errno::INTR) => {}

@@ -1,5 +1,6 @@
 //! Errors: the caller's misuse apart from what the system says; errno is kept.
 
+use crate::address::UnixAddress;
 use std::io;
 use std::net::SocketAddr;
 
@@ -24,6 +25,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A listening Unix socket could not be bound to its address.
+    #[error("error while attempting to bind on address {address:?}: {source}")]
+    BindUnix {
+        /// The address that was asked for.
+        address: UnixAddress,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A protocol's callback panicked; the text is the panic's.
     #[error("a callback panicked: {0}")]
     Panic(String),
@@ -43,7 +52,9 @@ impl Error {
     /// ```
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Error::Io(error) | Error::Bind { source: error, .. } => error.raw_os_error(),
+            Error::Io(error)
+            | Error::Bind { source: error, .. }
+            | Error::BindUnix { source: error, .. } => error.raw_os_error(),
             Error::Connect(errors) => errors.first()?.raw_os_error(),
             Error::Misuse(_) | Error::Panic(_) | Error::Cancelled => None,
         }
@@ -90,6 +101,9 @@ pub enum Misuse {
     /// A socket of another kind (datagrams, ...) where a stream is needed.
     #[error("A Stream Socket was expected")]
     StreamExpected,
+    /// A socket of another kind (TCP, datagrams, ...) where a Unix stream is needed.
+    #[error("A UNIX Domain Stream Socket was expected")]
+    UnixStreamExpected,
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),

@@ -73,6 +73,7 @@
 //! | `transport/` | **what the loop hands back**: transports, flow control, write buffer, states |
 //! | `event_loop/` | **what runs it**: running, scheduling, tasks, errors |
 //! | `connect.rs`, `racing.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
+//! | `unix.rs`, `address.rs` | the same for Unix sockets; names of sockets |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -92,6 +93,7 @@
 pub mod engine;
 pub mod error;
 
+mod address;
 mod connect;
 mod event_loop;
 mod executor;
@@ -104,7 +106,9 @@ mod signals;
 mod sys;
 mod target;
 mod transport;
+mod unix;
 
+pub use address::{Address, UnixAddress};
 pub use bytes::Bytes;
 pub use connect::ConnectOptions;
 pub use error::{Error, Misuse, Result};
@@ -117,6 +121,7 @@ pub use protocol::{Buffered, BufferedProtocol, Protocol, ProtocolHandle};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{Payload, Transport, flow_control};
+pub use unix::{UnixServerOptions, UnixTarget};
 
 /// The README's example is tested as well.
 #[cfg(doctest)]

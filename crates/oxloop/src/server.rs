@@ -1,5 +1,6 @@
 //! Listening for connections (asyncio: *Creating network servers*, *Server Objects*).
 
+use crate::address::Address;
 use crate::engine::{Accepted, Descriptor, ListenerHandler, Token};
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, catch};
@@ -10,6 +11,7 @@ use crate::protocol::{Protocol, ProtocolHandle};
 use crate::target::{Kind, Target, check_stream, everywhere, resolve};
 use crate::transport::Transport;
 use crate::transport::stream::{Connection, WeakTransport};
+use crate::unix::SocketFile;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use slab::Slab;
@@ -120,8 +122,7 @@ impl EventLoop {
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
-        let ServerOptions { target, backlog, reuse_address, reuse_port, keep_alive, start_serving } =
-            options;
+        let ServerOptions { target, reuse_address, reuse_port, keep_alive, .. } = options;
         let prepare = |socket: &Socket| {
             socket.set_reuse_address(reuse_address)?;
             socket.set_reuse_port(reuse_port)?;
@@ -138,23 +139,44 @@ impl EventLoop {
                 bind_all(&addresses, prepare)?
             }
         };
-        for socket in &sockets {
+        let ServerOptions { backlog, start_serving, .. } = options;
+        self.serve(factory, Setup { sockets, backlog, start_serving, file: None }).await
+    }
+
+    /// Makes the server of bound sockets.
+    pub(crate) async fn serve<P, F>(&self, factory: F, setup: Setup) -> Result<Server>
+    where
+        P: Protocol + 'static,
+        F: Fn() -> P + Send + Sync + 'static,
+    {
+        for socket in &setup.sockets {
             socket.set_nonblocking(true)?;
         }
-        let state = State { sockets: Some(sockets.into()), ..State::default() };
+        let state =
+            State { sockets: Some(setup.sockets.into()), file: setup.file, ..State::default() };
         let server = Server(Arc::new(Inner {
             core: self.core().clone(),
             factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
-            backlog,
+            backlog: setup.backlog,
             state: Mutex::new(state),
         }));
-        if start_serving {
+        if setup.start_serving {
             let closing = CloseOnDrop(&server);
             server.start_serving().await?;
             std::mem::forget(closing);
         }
         Ok(server)
     }
+}
+
+/// What a server is made of.
+pub(crate) struct Setup {
+    /// Bound.
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) backlog: i32,
+    pub(crate) start_serving: bool,
+    /// What goes with the sockets when the server is closed.
+    pub(crate) file: Option<SocketFile>,
 }
 
 /// Sockets for all addresses; `prepare` sets their options before they are bound.
@@ -210,6 +232,8 @@ struct Inner {
 struct State {
     /// The owners of the descriptors, which the engine has on loan; `None` once closed.
     sockets: Option<Arc<[Socket]>>,
+    /// The file of a Unix socket, which goes with it.
+    file: Option<SocketFile>,
     listeners: Vec<Token>,
     serving: bool,
     /// Connections that are not lost yet; a new one has no transport for a moment.
@@ -247,8 +271,7 @@ impl Server {
         };
         for socket in sockets.iter() {
             let descriptor = Descriptor::Lent(socket.as_raw_fd());
-            let local = socket.local_addr().ok().and_then(|address| address.as_socket());
-            let acceptor = Acceptor { server: self.clone(), local };
+            let acceptor = Acceptor { server: self.clone(), name: Address::own(socket) };
             let listening = socket.listen(backlog).and_then(|()| {
                 let batch = backlog.unsigned_abs() as usize;
                 self.0.core.engine.listen(descriptor, acceptor, batch)
@@ -309,17 +332,18 @@ impl Server {
         Ok(())
     }
 
-    /// Stops listening, and closes the listening sockets. Connections stay open
-    /// ([`close_clients`](Self::close_clients)). From any thread.
+    /// Stops listening, closes the listening sockets, and removes the file of a Unix one.
+    /// Connections stay open ([`close_clients`](Self::close_clients)). From any thread.
     ///
     /// Source: *Server.close*.
     pub fn close(&self) {
         self.stop_listening();
-        let (sockets, forever) = {
+        let (sockets, file, forever) = {
             let mut state = self.0.state.lock();
-            (state.sockets.take(), state.serving_forever.take())
+            (state.sockets.take(), state.file.take(), state.serving_forever.take())
         };
         drop(sockets);
+        drop(file);
         if let Some(forever) = forever {
             forever.set_result(());
         }
@@ -393,7 +417,8 @@ impl Server {
         self.0.state.lock().sockets.clone().unwrap_or_default()
     }
 
-    /// The addresses of the listening sockets, where one finds the port that 0 stood for.
+    /// The internet addresses of the listening sockets, where one finds the port that 0 stood
+    /// for.
     ///
     /// ```
     /// # fn main() -> oxloop::Result<()> {
@@ -409,7 +434,12 @@ impl Server {
     /// # }
     /// ```
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.sockets().iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
+        self.socknames().iter().filter_map(Address::inet).collect()
+    }
+
+    /// The names of the listening sockets, of Unix ones as well.
+    pub fn socknames(&self) -> Vec<Address> {
+        self.sockets().iter().filter_map(Address::own).collect()
     }
 
     fn wake_if_done(&self) {
@@ -432,7 +462,7 @@ impl State {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<Server serving={} sockets={:?}>", self.is_serving(), self.local_addrs())
+        write!(f, "<Server serving={} sockets={:?}>", self.is_serving(), self.socknames())
     }
 }
 
@@ -480,7 +510,7 @@ impl Drop for Attachment {
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     server: Server,
-    local: Option<SocketAddr>,
+    name: Option<Address>,
 }
 
 impl Acceptor {
@@ -490,7 +520,7 @@ impl Acceptor {
     }
 
     fn report(&self, message: &str, error: impl Into<Error>) {
-        let context = ExceptionContext::new(message).error(error).socket(self.local);
+        let context = ExceptionContext::new(message).error(error).socket(self.name.clone());
         self.server.0.core.report(context);
     }
 }
@@ -501,7 +531,7 @@ impl ListenerHandler<RustFace> for Acceptor {
         let Some(attachment) = Attachment::new(&self.server) else { return Ok(()) };
         match catch(&self.server.0.factory) {
             Ok(protocol) => {
-                let peer = accepted.peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let peer = accepted.peer.and_then(|peer| Address::try_from(&peer).ok());
                 let socket = accepted.descriptor.into();
                 Connection::open(cx, socket, peer, protocol, Some(attachment), drop);
             }

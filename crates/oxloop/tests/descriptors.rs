@@ -9,7 +9,8 @@ mod util;
 use oxloop::{ConnectOptions, EventLoop, ServerOptions, Transport};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -28,6 +29,8 @@ fn no_descriptor_is_left() {
         ("connects that fail", failing_connects),
         ("servers", servers),
         ("a server with connections", busy_server),
+        ("unix connections given up at any point", abandoned_unix_connections),
+        ("unix connections and servers that fail", failing_unix_sockets),
         ("signals", signals),
         ("what the loop's end finds", left_open),
     ];
@@ -152,7 +155,7 @@ fn failing_connects(event_loop: &EventLoop) {
     run(event_loop, async {
         event_loop.create_connection(|| Echo, vec![nobody; 3]).await.unwrap_err();
         let datagrams = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        let socket = std::os::fd::OwnedFd::from(datagrams);
+        let socket = OwnedFd::from(datagrams);
         event_loop.create_connection(|| Echo, socket).await.unwrap_err();
     });
 }
@@ -192,6 +195,47 @@ fn busy_server(event_loop: &EventLoop) {
         drop(clients);
         server.wait_closed().await;
         turns(event_loop, 5).await;
+    });
+}
+
+fn abandoned_unix_connections(event_loop: &EventLoop) {
+    let folder = Folder::new();
+    run(event_loop, async {
+        let path = folder.join("server");
+        let log = Log::default();
+        let seen = log.clone();
+        let factory = move || Recorder::new(&seen);
+        let server = event_loop.create_unix_server(factory, path.as_path()).await.unwrap();
+        for polls in 0..4 {
+            let mut connecting =
+                pin!(event_loop.create_unix_connection(Recorder::default, path.as_path()));
+            for _ in 0..polls {
+                let mut cx = Context::from_waker(Waker::noop());
+                if let Poll::Ready(connected) = connecting.as_mut().poll(&mut cx) {
+                    connected.unwrap().0.close();
+                    break;
+                }
+                turns(event_loop, 1).await;
+            }
+        }
+        until(event_loop, || log.has("made") && log.count("made") == log.count("lost")).await;
+        server.close();
+    });
+}
+
+fn failing_unix_sockets(event_loop: &EventLoop) {
+    let folder = Folder::new();
+    run(event_loop, async {
+        let file = folder.join("file");
+        std::fs::write(&file, "").unwrap();
+        for path in [file, folder.join("a/b"), folder.join(&"x".repeat(108)), "".into()] {
+            let connecting = event_loop.create_unix_connection(Recorder::default, path.as_path());
+            assert!(connecting.await.is_err());
+            assert!(event_loop.create_unix_server(|| Echo, path.as_path()).await.is_err());
+        }
+        let datagrams = || UnixDatagram::unbound().map(OwnedFd::from).unwrap();
+        assert!(event_loop.create_unix_connection(|| Echo, datagrams()).await.is_err());
+        assert!(event_loop.create_unix_server(|| Echo, datagrams()).await.is_err());
     });
 }
 

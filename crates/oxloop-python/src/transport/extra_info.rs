@@ -128,7 +128,7 @@ pub(super) fn writelines(
     }
 }
 
-/// Names of a socket of another family than the internet's: as its socket object gives them.
+/// Names of a socket of a family that [`Address`] does not know: as its socket object gives them.
 pub(super) fn name_others(
     transport: &Bound<'_, StreamTransport>,
     sock: &Bound<'_, PyAny>,

@@ -2,10 +2,10 @@
 
 use super::EventLoop;
 use super::handle::Handle;
+use crate::address::Address;
 use crate::error::Error;
 use crate::transport::Transport;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Who is told of errors that have no caller.
@@ -29,8 +29,8 @@ pub struct ExceptionContext {
     pub protocol: Option<&'static str>,
     /// The connection it concerns.
     pub transport: Option<Transport>,
-    /// The address of the listening socket it concerns.
-    pub socket: Option<SocketAddr>,
+    /// The name of the listening socket it concerns.
+    pub socket: Option<Address>,
 }
 
 impl ExceptionContext {
@@ -64,7 +64,7 @@ impl ExceptionContext {
         ExceptionContext { transport: Some(transport.clone()), ..self }
     }
 
-    pub(crate) fn socket(self, socket: Option<SocketAddr>) -> ExceptionContext {
+    pub(crate) fn socket(self, socket: Option<Address>) -> ExceptionContext {
         ExceptionContext { socket, ..self }
     }
 

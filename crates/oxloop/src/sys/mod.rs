@@ -8,6 +8,7 @@
 //! | [`Waker`] | ends a wait from another thread |
 //! | [`Descriptor`] | a descriptor we own, or one lent to us by an object that closes it |
 //! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
+//! | `unix_name` | the name in a Unix socket's address |
 //!
 //! Linux has them by epoll(7) and eventfd(2). A kqueue system follows by adding
 //! `unix/selector/kqueue.rs` and `unix/waker/pipe.rs` beside these.
@@ -22,5 +23,7 @@ pub use unix::descriptor::Descriptor;
 pub(crate) use unix::forks;
 pub(crate) use unix::selector::{Events, Interest, Selector};
 pub use unix::socket::Accepted;
-pub(crate) use unix::socket::{accept, is_broken, recv, send, send_vectored, shutdown_write};
+pub(crate) use unix::socket::{
+    accept, is_broken, recv, send, send_vectored, shutdown_write, unix_name,
+};
 pub(crate) use unix::waker::Waker;

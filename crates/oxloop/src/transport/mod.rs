@@ -21,6 +21,7 @@ pub(crate) mod write_buffer;
 
 pub use payload::Payload;
 
+use crate::address::Address;
 use crate::error::Misuse;
 use crate::event_loop::EventLoop;
 use crate::protocol::{Protocol, ProtocolHandle};
@@ -232,19 +233,29 @@ impl Transport {
         self.current_protocol().and_then(ProtocolHandle::from_erased)
     }
 
-    /// The peer's address, as it was when the connection was made; `None` where it has none (a
-    /// socket pair).
+    /// The peer's name, as it was when the connection was made. A Unix socket that was not
+    /// bound, as clients seldom are, has an [unnamed](crate::UnixAddress::is_unnamed) one.
     ///
     /// Source: *get_extra_info('peername')*.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.0.peer
+    pub fn peername(&self) -> Option<&Address> {
+        self.0.peer.as_ref()
     }
 
-    /// The address of this side, likewise.
+    /// The name of this side, likewise.
     ///
     /// Source: *get_extra_info('sockname')*.
+    pub fn sockname(&self) -> Option<&Address> {
+        self.0.local.as_ref()
+    }
+
+    /// The [`peername`](Self::peername) if it is an internet address; `None` on a Unix socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peername()?.inet()
+    }
+
+    /// The [`sockname`](Self::sockname), likewise.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.0.local
+        self.sockname()?.inet()
     }
 
     /// Calls `f` with the socket, to read or set its options; `None` once it is closed. Leave
@@ -305,8 +316,10 @@ impl fmt::Debug for Transport {
         let size = engine.write_buffer_size(self.0.token);
         write!(f, "<Transport{closing} fd={} read={}", info.descriptor, poll(info.polls_read))?;
         write!(f, " write=<{}, bufsize={size}>", poll(info.polls_write))?;
-        if let Some(peer) = self.0.peer {
-            write!(f, " peer={peer}")?;
+        match self.peername() {
+            Some(Address::Unix(name)) if name.is_unnamed() => {}
+            Some(peer) => write!(f, " peer={peer}")?,
+            None => {}
         }
         f.write_str(">")
     }

@@ -2,6 +2,7 @@
 //! protocol.
 
 use super::{Payload, Transport};
+use crate::address::Address;
 use crate::engine::{Descriptor, Failure, Received, StreamHandler, Token, Written};
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
@@ -13,7 +14,6 @@ use parking_lot::Mutex;
 use socket2::Socket;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Weak};
 
@@ -24,8 +24,8 @@ const READ_SIZE: usize = 64 * 1024;
 pub(crate) struct Connection {
     pub(super) core: Arc<Core>,
     pub(super) token: Token,
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) local: Option<SocketAddr>,
+    pub(super) peer: Option<Address>,
+    pub(super) local: Option<Address>,
     held: Mutex<Held>,
 }
 
@@ -60,14 +60,14 @@ impl Connection {
     pub(crate) fn open(
         cx: Cx<'_>,
         socket: Socket,
-        peer: Option<SocketAddr>,
+        peer: Option<Address>,
         protocol: Arc<dyn AnyProtocol>,
         server: Option<Attachment>,
         then: impl FnOnce(Transport) + Send + 'static,
     ) {
         let engine = &cx.core.engine;
-        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
-        if local.is_some() {
+        let local = Address::own(&socket);
+        if matches!(local, Some(Address::Inet(_))) {
             // asyncio sets it on every TCP connection; elsewhere it means nothing.
             let _ = socket.set_tcp_nodelay(true);
         }

@@ -2,10 +2,11 @@
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
 };
 use rustix::time::Timespec;
 use std::io::{self, IoSlice};
+use std::mem::offset_of;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A connection taken from a listening socket: non-blocking, close-on-exec.
@@ -40,6 +41,25 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (descriptor, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     Ok(Accepted { descriptor, peer })
+}
+
+/// The name in a Unix socket's address: empty for an unnamed one, with a NUL byte in front for an
+/// abstract one, else a path. `None` for other families.
+pub(crate) fn unix_name(address: &SocketAddrAny) -> Option<&[u8]> {
+    if address.address_family() != AddressFamily::UNIX {
+        return None;
+    }
+    // SAFETY: of what `as_ptr` points to, the first `addr_len` bytes are initialised (the type's
+    // invariant, whatever the kernel wrote); they are borrowed from `address`.
+    let bytes = unsafe {
+        std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), address.addr_len() as usize)
+    };
+    let name = bytes.get(offset_of!(libc::sockaddr_un, sun_path)..).unwrap_or_default();
+    if name.first() == Some(&0) {
+        return Some(name);
+    }
+    // A path that fills the field is followed by no NUL byte, or by one outside of it.
+    name.split(|byte| *byte == 0).next()
 }
 
 /// Sends a FIN after what has been sent: the peer reads the end of the stream.
