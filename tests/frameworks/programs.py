@@ -56,14 +56,24 @@ class Program:
         """What the program has said so far, on stdout and stderr."""
         return "\n".join(self.lines)
 
-    def heard(self, text: str, times: int = 1) -> str:
-        """Wait until `text` has been in `times` lines of the output; return the last of them."""
+    def found(self, text: str, times: int = 1) -> str | None:
+        """Wait until `text` has been in `times` lines of the output; return the last of them.
+
+        None if the program has ended, or the time, before that.
+        """
         deadline = time.monotonic() + TIME_LIMIT
         with self._change:
-            while len(found := [line for line in self.lines if text in line]) < times:
+            while len(lines := [line for line in self.lines if text in line]) < times:
                 if self._ended or not self._change.wait(deadline - time.monotonic()):
-                    pytest.fail(f"{times} x {text!r} never came\n{self.output}")
-        return found[times - 1]
+                    return None
+        return lines[times - 1]
+
+    def heard(self, text: str, times: int = 1) -> str:
+        """Return what `found` does; fail instead of None."""
+        line = self.found(text, times)
+        if line is None:
+            pytest.fail(f"{times} x {text!r} never came\n{self.output}")
+        return line
 
     def forget(self) -> None:
         """Drop what has been said so far."""
