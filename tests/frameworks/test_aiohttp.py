@@ -14,8 +14,20 @@ from aiohttp import web
 
 from tests.support import TIME_LIMIT, listen
 
-from .aiohttps import MB, PATIENT, data, digest, digest_of, echo, peer, pieces, running, say
-from .aiohttps import serving, url_of
+from .aiohttps import (
+    MB,
+    PATIENT,
+    data,
+    digest,
+    digest_of,
+    echo,
+    peer,
+    pieces,
+    running,
+    say,
+    serving,
+    url_of,
+)
 from .app import pattern
 
 LARGE = 10 * MB

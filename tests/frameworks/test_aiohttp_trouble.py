@@ -1,4 +1,4 @@
-"""aiohttp when something goes wrong: timeouts, cancelled requests, ends that leave in the middle."""
+"""aiohttp when something goes wrong: timeouts, cancelled requests, peers that leave too early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import ClientTimeout, web
 
 from tests.support import TIME_LIMIT, hops, listen
 
-from .aiohttps import MB, PATIENT, peer, running, say, serving
+from .aiohttps import PATIENT, peer, running, say, serving
 from .app import pattern
 
 pytestmark = pytest.mark.usefixtures("silence")

@@ -9,8 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis
-from redis.asyncio import UnixDomainSocketConnection
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    Redis,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError, WatchError
@@ -62,9 +67,7 @@ async def dial(server: Database, transport: str, **options: Any) -> AsyncIterato
 
 async def connected(client: Redis, **facts: str) -> list[dict[str, str]]:
     """Return the server's list of the clients that have `facts`."""
-    return [
-        other for other in await client.client_list() if facts.items() <= dict(other).items()
-    ]
+    return [other for other in await client.client_list() if facts.items() <= dict(other).items()]
 
 
 class TestCommands:
@@ -100,7 +103,7 @@ class TestCommands:
     async def test_scan(self, loop, redis: Database, transport):
         async with dial(redis, transport) as client:
             keys = {f"key:{number}".encode() for number in range(1000)}
-            await client.mset({key: 1 for key in keys})
+            await client.mset(dict.fromkeys(keys, 1))
             assert {key async for key in client.scan_iter("key:*", count=50)} == keys
 
     async def test_script(self, loop, redis: Database, transport):
