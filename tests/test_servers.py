@@ -279,6 +279,25 @@ class TestExistingSocket:
         await network.serve(Echo, sock=sock)
         assert await early.read(5) == b"early"
 
+    @pytest.mark.parametrize("proto", [socket.IPPROTO_TCP, 0], ids=["tcp", "unnamed"])
+    async def test_no_delay(self, network, loop_spec, proto):
+        """For connections that waited before the server as for those that come later."""
+        sock = socket.socket(proto=proto)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        early = network.peer(socket.create_connection(sock.getsockname()))
+        protocols = []
+        server = await network.serve(lambda: protocols.append(Echo()) or protocols[-1], sock=sock)
+        late = network.dial(server)
+        for peer in early, late:
+            peer.send(b"hello")
+            assert await peer.read(5) == b"hello"
+        expected = proto == socket.IPPROTO_TCP or module_of(loop_spec) == "oxloop"
+        for protocol in protocols:
+            connection = protocol.transport.get_extra_info("socket")
+            no_delay = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert bool(no_delay) is expected
+
     async def test_datagram_socket_is_refused(self, loop):
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             with pytest.raises(ValueError, match="A Stream Socket was expected"):

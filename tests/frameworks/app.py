@@ -166,6 +166,16 @@ async def endless(scope: Scope, receive: Receive, send: Send) -> None:
     say("response cut")
 
 
+@endpoint("http", "/wait")
+async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer that begins and does not go on: the client has to give up."""
+    await start(send)
+    await send({"type": "http.response.body", "body": b"wait", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    say("given up")
+
+
 @endpoint("websocket", "/echo")
 async def websocket_echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Every message sent back; the text "close CODE REASON" makes the server close."""

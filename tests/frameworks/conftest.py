@@ -1,15 +1,30 @@
-"""Fixtures: a uvicorn on each of the loops, shared by the tests of a module."""
+"""Fixtures: a uvicorn on each of the loops, shared by the tests of a module; logs of failures."""
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.support import LOOP_SPECS, module_of
 
+from .programs import Program
 from .uvicorns import Uvicorn, uvicorn
+
+
+def pytest_runtest_setup() -> None:
+    Program.recent[:] = [program for program in Program.recent if program.running]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for program in Program.recent:
+            report.sections.append((" ".join(program.command), program.output))
+    return report
 
 
 @pytest.fixture(scope="module", params=LOOP_SPECS, ids=lambda spec: f"on_{module_of(spec)}")
@@ -37,3 +52,11 @@ def server(running: Uvicorn) -> Iterator[Uvicorn]:
     yield running
     assert running.get("/say?word=alive") == b"alive"
     assert running.trouble == [], running.output
+
+
+@pytest.fixture
+def silence(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test during which a library logged an error."""
+    yield
+    records = [record for when in ("setup", "call") for record in caplog.get_records(when)]
+    assert [record.getMessage() for record in records if record.levelno >= logging.ERROR] == []

@@ -1,4 +1,4 @@
-"""WebSockets: uvicorn as the server, the `websockets` library as the client and as the server.
+"""WebSockets: uvicorn as the server, the `websockets` library as the client.
 
 The server's loop and the client's are chosen apart, so that each kind meets each.
 """
@@ -6,13 +6,9 @@ The server's loop and the client's are chosen apart, so that each kind meets eac
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect as connect_blocking
 
@@ -168,76 +164,3 @@ class TestClosing:
         await client.wait_closed()
         assert client.close_code == 1006
         await heard(server, "app: burst cut")
-
-
-@asynccontextmanager
-async def serving(handler, **options) -> AsyncIterator[str]:
-    """Serve WebSockets with the `websockets` library on the running loop; yield the URL."""
-    async with serve(
-        handler, "127.0.0.1", 0, max_size=None, ping_interval=None, **options
-    ) as served:
-        host, port = served.sockets[0].getsockname()
-        yield f"ws://{host}:{port}"
-
-
-async def echo(connection: ServerConnection) -> None:
-    """Send every message back until the client closes."""
-    async for message in connection:
-        await connection.send(message)
-
-
-class TestLibraryAsServer:
-    @COMPRESSION
-    async def test_echo(self, loop, compression):
-        async with serving(echo, compression=compression) as url:
-            async with connect(url, proxy=None, max_size=None, compression=compression) as client:
-                for message in "text", b"binary", "x" * MB, pattern(MB):
-                    await client.send(message)
-                    assert await client.recv() == message
-                await client.close(4321, "enough")
-            assert client.close_code == 4321
-
-    async def test_many_clients(self, loop):
-        async def client(url: str, number: int) -> list[str | bytes]:
-            async with connect(url, proxy=None) as connection:
-                await asyncio.gather(*(connection.send(f"{number}.{step}") for step in range(10)))
-                return [await connection.recv() for _ in range(10)]
-
-        async with serving(echo) as url:
-            answers = await asyncio.gather(*(client(url, number) for number in range(30)))
-        assert answers == [[f"{number}.{step}" for step in range(10)] for number in range(30)]
-
-    async def test_the_server_goes_away(self, loop):
-        clients: list[ClientConnection] = []
-        async with serving(echo) as url:
-            for _ in range(5):
-                clients.append(await connect(url, proxy=None))
-                await clients[-1].send("hello")
-                assert await clients[-1].recv() == "hello"
-        for client in clients:
-            with pytest.raises(ConnectionClosedOK):  # 1001: going away
-                await client.recv()
-            await client.wait_closed()
-            assert client.close_code == 1001
-
-    async def test_client_in_a_thread(self, loop):
-        def client(url: str) -> None:
-            with connect_blocking(url, proxy=None, max_size=None) as connection:
-                connection.send(pattern(MB))
-                answers.append(connection.recv(TIME_LIMIT))
-
-        answers: list[str | bytes] = []
-        async with serving(echo) as url:
-            thread = threading.Thread(target=client, args=(url,))
-            thread.start()
-            await asyncio.to_thread(thread.join)
-        assert answers == [pattern(MB)]
-
-    async def test_pings_that_are_answered(self, loop):
-        async with serve(echo, "127.0.0.1", 0, ping_interval=0.01) as served:
-            _, port = served.sockets[0].getsockname()
-            async with connect(f"ws://127.0.0.1:{port}", proxy=None, ping_interval=0.01) as client:
-                for number in range(50):
-                    await client.send(str(number))
-                    assert await client.recv() == str(number)
-                    await (await client.ping())

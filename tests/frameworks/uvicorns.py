@@ -7,21 +7,18 @@ import http.client
 import re
 import socket
 import struct
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support import TIME_LIMIT, listen
+
+from .programs import Program
 
 HERE = Path(__file__).parent
 
 
-class Uvicorn:
+class Uvicorn(Program):
     """`python -m uvicorn app:app --loop SPEC`, whose output is collected line by line.
 
     With `listener` it serves that socket (`--fd`): connections wait there until it has started.
@@ -31,45 +28,15 @@ class Uvicorn:
     def __init__(self, spec: str, *options: str, listener: socket.socket | None = None) -> None:
         descriptors = [] if listener is None else [listener.fileno()]
         place = ["--port", "0"] if listener is None else ["--fd", str(listener.fileno())]
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "app:app"),
-                *("--app-dir", str(HERE), "--loop", spec, "--http", "httptools"),
-                *("--lifespan", "on", "--no-access-log", "--no-use-colors", *place, *options),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        super().__init__(
+            *(sys.executable, "-W", "always::ResourceWarning", "-m", "uvicorn", "app:app"),
+            *("--app-dir", str(HERE), "--loop", spec, "--http", "httptools"),
+            *("--lifespan", "on", "--no-access-log", "--no-use-colors", *place, *options),
             pass_fds=descriptors,
         )
-        self.lines: list[str] = []
-        self._ended = False
-        self._change = threading.Condition()
-        self._reader = threading.Thread(target=self._collect, daemon=True)
-        self._reader.start()
         self._address: tuple[str, int] | None = None
         if listener is not None:
             self._address = listener.getsockname()
-
-    def _collect(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._change:
-                self.lines.append(line.rstrip("\n"))
-                self._change.notify_all()
-        with self._change:
-            self._ended = True
-            self._change.notify_all()
-
-    def heard(self, text: str, times: int = 1) -> str:
-        """Wait until `text` has been in `times` lines of the output; return the last of them."""
-        deadline = time.monotonic() + TIME_LIMIT
-        with self._change:
-            while len(found := [line for line in self.lines if text in line]) < times:
-                if self._ended or not self._change.wait(deadline - time.monotonic()):
-                    pytest.fail(f"{times} x {text!r} never came\n{self.output}")
-        return found[times - 1]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -80,41 +47,9 @@ class Uvicorn:
         return self._address
 
     @property
-    def output(self) -> str:
-        """What the server has said so far, on stdout and stderr."""
-        return "\n".join(self.lines)
-
-    @property
     def trouble(self) -> list[str]:
         """The lines that a server that is well does not write."""
         return [line for line in self.lines if not line.startswith(("INFO:", "app:"))]
-
-    def forget(self) -> None:
-        """Drop what has been said so far."""
-        with self._change:
-            self.lines.clear()
-
-    def wait(self) -> int:
-        """Wait for the end of the process and return its exit code (negative: the signal)."""
-        try:
-            code = self.process.wait(TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"uvicorn does not end\n{self.output}")
-        self._reader.join(TIME_LIMIT)
-        return code
-
-    def stop(self, number: int) -> int:
-        """Send a signal, wait for the end, and return the exit code."""
-        self.process.send_signal(number)
-        return self.wait()
-
-    def kill(self) -> None:
-        """End the process, however it is."""
-        self.process.kill()
-        self.process.wait()
-        self._reader.join(TIME_LIMIT)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
     @property
     def url(self) -> str:

@@ -13,6 +13,7 @@ use oxloop::engine::{Accepted, Descriptor, ListenerHandler};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 
 /// A listening socket of a server. The engine's source owns the only reference.
@@ -23,6 +24,8 @@ pub(crate) struct Listener {
     server: Option<Py<PyAny>>,
     /// The context in which serving was started: the callbacks' contexts are its copies.
     context: Py<PyAny>,
+    /// Whether connections waited before TCP_NODELAY was set, which each of them then needs.
+    late: bool,
 }
 
 #[pymethods]
@@ -40,22 +43,30 @@ impl Listener {
         protocol_factory: Bound<'_, PyAny>,
         sock: Bound<'_, PyAny>,
         server: Option<Bound<'_, PyAny>>,
+        descriptor: &Descriptor,
     ) -> PyResult<ListenerRef> {
         let py = sock.py();
-        // Linux hands TCP_NODELAY down to the accepted sockets: one call instead of one each.
+        // Linux hands TCP_NODELAY down to the connections made from here on: one call instead of
+        // one each. A socket that has listened before may have others.
         stream::set_nodelay(&sock);
+        let late = is_readable(descriptor);
         let context = context::copy_current(py)?;
         let listener = Listener {
             protocol_factory: protocol_factory.unbind(),
             sock: sock.unbind(),
             server: server.map(Bound::unbind),
             context,
+            late,
         };
         Ok(ListenerRef(Py::new(py, listener)?))
     }
 
     fn open(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> Result<(), Refused> {
         let py = cx.py();
+        if self.late {
+            // A socket of another kind has no such option, and no need of it.
+            let _ = rustix::net::sockopt::set_tcp_nodelay(&accepted.descriptor, true);
+        }
         let context = context::copy(self.context.bind(py))?;
         let inside = context.clone_ref(py);
         let peer = accepted.peer.as_ref().and_then(Address::new);
@@ -110,6 +121,15 @@ impl Listener {
         cx.call_method1("call_exception_handler", (context,))?;
         Ok(())
     }
+}
+
+/// Whether a listening socket has connections to accept.
+fn is_readable(descriptor: &Descriptor) -> bool {
+    let Some(socket) = descriptor.borrow() else { return false };
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+    // Where nobody knows, there may be some.
+    poll(&mut polled, Some(&Timespec::default())).is_err()
+        || polled[0].revents().contains(PollFlags::IN)
 }
 
 /// No transport was made for a connection; it is closed.

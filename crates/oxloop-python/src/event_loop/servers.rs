@@ -20,8 +20,9 @@ pub(super) fn start_serving(
     if fd < 0 {
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
-    let listener = Listener::make(protocol_factory, sock, server)?;
-    let listening = base.engine.listen(Descriptor::Lent(fd), listener, backlog);
+    let descriptor = Descriptor::Lent(fd);
+    let listener = Listener::make(protocol_factory, sock, server, &descriptor)?;
+    let listening = base.engine.listen(descriptor, listener, backlog);
     listening.map(drop).map_err(|error| os_error(slf.py(), &error))
 }
 
