@@ -6,6 +6,7 @@ use crate::ffi::calls;
 use crate::ffi::context;
 use crate::ffi::handle::{Call, Cancelled, RawHandle, drop_call, event_loop, mark_cancelled};
 use crate::guard;
+use crate::imports::{imports, logger};
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyTuple};
@@ -31,8 +32,9 @@ impl PyHandle {
     /// exception handler, with asyncio's text and keys.
     #[inline]
     pub(crate) fn run(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        if self.0.is_thread_safe(event_loop.py()) {
-            return event_loop.get().guard.hold(&self.0, || self.run_unguarded(event_loop));
+        let py = event_loop.py();
+        if self.0.is_thread_safe(py) {
+            return event_loop.get().guard.hold(py, &self.0, || self.run_unguarded(event_loop));
         }
         self.run_unguarded(event_loop)
     }
@@ -98,9 +100,8 @@ pub(crate) fn timed<R>(
     event_loop.setattr("_current_handle", py.None())?;
     let result = result?;
     if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
-        let text = py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?;
-        let logger = py.import("asyncio.log")?.getattr("logger")?;
-        logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+        let text = imports(py)?.format_handle.call1(py, (handle,))?;
+        logger(py)?.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
     }
     Ok(result)
 }
@@ -152,7 +153,7 @@ fn describe(
     args: &Bound<'_, PyAny>,
 ) -> PyResult<String> {
     let py = event_loop.py();
-    let helper = py.import("asyncio.format_helpers")?.getattr("_format_callback_source")?;
+    let helper = imports(py)?.format_callback_source.bind(py);
     let code = helper.getattr("__kwdefaults__")?;
     let source = if code.is_truthy()? && code.contains("debug")? {
         let keywords = PyDict::new(py);

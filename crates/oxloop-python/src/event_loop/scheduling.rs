@@ -4,6 +4,7 @@ use super::BaseLoop;
 use crate::ffi::handle::RawHandle;
 use crate::ffi::{calls, context};
 use crate::handle::PyHandle;
+use crate::imports::imports;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -124,8 +125,9 @@ pub(crate) fn new_handle(
 /// What the collector and, in debug mode, the program are to know of a new handle.
 #[inline]
 fn introduce(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
+    trace_source(slf, handle)?;
     slf.get().track_if_idle(handle);
-    trace_source(slf, handle)
+    Ok(())
 }
 
 #[inline]
@@ -162,8 +164,9 @@ fn trace_source(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
 /// The stack of Python frames, the caller's last (asyncio's `extract_stack`).
 #[cold]
 pub(crate) fn present_stack(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
-    py.import("asyncio.format_helpers")?.call_method1("extract_stack", (frame,))
+    let functions = imports(py)?;
+    let frame = functions.getframe.call1(py, (0,))?;
+    Ok(functions.extract_stack.call1(py, (frame,))?.into_bound(py))
 }
 
 /// In debug mode only the loop's own thread may schedule.

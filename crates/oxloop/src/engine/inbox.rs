@@ -79,6 +79,12 @@ impl<T> Inbox<T> {
         queue.extend(items.drain(..).map(wrap));
     }
 
+    /// Shows every item; nothing while another thread adds one.
+    pub(crate) fn visit<E>(&self, mut see: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        let Some(items) = self.queue.try_lock() else { return Ok(()) };
+        items.iter().try_for_each(&mut see)
+    }
+
     /// Nobody is woken any more; gives all items back.
     pub(crate) fn close(&self) -> VecDeque<T> {
         let mut items = self.queue.lock();

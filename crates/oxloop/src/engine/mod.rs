@@ -263,6 +263,7 @@ impl<F: Face> Engine<F> {
     /// state is in use, which keeps everything alive.
     pub fn visit<E>(&self, mut see: impl FnMut(Referent<'_, F>) -> Result<(), E>) -> Result<(), E> {
         let Some(state) = self.state.try_lock() else { return Ok(()) };
+        self.inbox.visit(|callback| see(Referent::Callback(callback)))?;
         for ready in &state.ready {
             match ready {
                 Ready::Callback(callback) => see(Referent::Callback(callback))?,
@@ -295,7 +296,8 @@ impl<F: Face> Engine<F> {
 
     /// Calls `f` with every queued and scheduled callback, under the lock: `f` runs no user code.
     pub fn each_queued(&self, mut f: impl FnMut(&F::Callback)) {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.drain_inbox(&self.inbox);
         for ready in &state.ready {
             if let Ready::Callback(callback) = ready {
                 f(callback);
