@@ -45,16 +45,6 @@ class Skip:
 
 SKIPS = (
     Skip(
-        "the thread-safe handles of 3.14 are not there yet (the tests' threads then hang)",
-        (
-            "test_events.EventLoopTests.test_call_soon_threadsafe_handle_block_cancellation",
-            "test_events.EventLoopTests.test_call_soon_threadsafe_handle_block_check_cancelled",
-            "test_events.EventLoopTests.test_call_soon_threadsafe_handle_cancel_other_thread",
-        ),
-        since=(3, 14),
-        run=False,
-    ),
-    Skip(
         "TLS: ssl= and start_tls are not there yet",
         (
             "test_events.EventLoopTests.test_create_*server_ssl*",

@@ -1,5 +1,6 @@
 //! The engine's errors as Python exceptions: the type and the errno are asyncio's.
 
+use crate::imports::imports;
 use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyOSError, PySystemExit};
 use pyo3::prelude::*;
 use std::io;
@@ -9,9 +10,9 @@ pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
         return PyOSError::new_err(error.to_string());
     };
-    let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
+    let text = imports(py).and_then(|functions| functions.strerror.call1(py, (errno,)));
     match text {
-        Ok(text) => PyOSError::new_err((errno, text.unbind())),
+        Ok(text) => PyOSError::new_err((errno, text)),
         Err(error) => error,
     }
 }

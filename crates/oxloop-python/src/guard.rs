@@ -24,6 +24,7 @@ impl Guard {
     #[inline]
     pub(crate) fn hold(
         &self,
+        py: Python<'_>,
         handle: &RawHandle,
         call: impl FnOnce() -> PyResult<()>,
     ) -> PyResult<()> {
@@ -31,18 +32,12 @@ impl Guard {
         let result = call();
         self.running.store(0, Ordering::SeqCst);
         let waiters = std::mem::take(&mut *self.waiters.lock());
-        if !waiters.is_empty() {
-            Python::attach(|py| release(py, &waiters));
+        for lock in waiters {
+            if let Err(error) = lock.call_method0(py, "release") {
+                error.write_unraisable(py, Some(lock.bind(py)));
+            }
         }
         result
-    }
-}
-
-fn release(py: Python<'_>, locks: &[Py<PyAny>]) {
-    for lock in locks {
-        if let Err(error) = lock.call_method0(py, "release") {
-            error.write_unraisable(py, Some(lock.bind(py)));
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::ffi::handle::{
 };
 use crate::ffi::template::Captured;
 use crate::guard;
+use crate::imports::{imports, logger};
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyTuple};
@@ -59,7 +60,7 @@ impl PyHandle {
         if !self.0.is_thread_safe(event_loop.py()) {
             return run();
         }
-        event_loop.get().guard.hold(&self.0, || {
+        event_loop.get().guard.hold(event_loop.py(), &self.0, || {
             // Without an interpreter lock it may have been cancelled just now.
             if self.0.is_cancelled() { Ok(()) } else { run() }
         })
@@ -118,9 +119,8 @@ pub(crate) fn timed<R>(
     event_loop.setattr("_current_handle", py.None())?;
     let result = result?;
     if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
-        let text = py.import("asyncio.base_events")?.call_method1("_format_handle", (handle,))?;
-        let logger = py.import("asyncio.log")?.getattr("logger")?;
-        logger.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+        let text = imports(py)?.format_handle.call1(py, (handle,))?;
+        logger(py)?.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
     }
     Ok(result)
 }
@@ -176,7 +176,7 @@ fn describe(
     args: &Bound<'_, PyAny>,
 ) -> PyResult<String> {
     let py = event_loop.py();
-    let helper = py.import("asyncio.format_helpers")?.getattr("_format_callback_source")?;
+    let helper = imports(py)?.format_callback_source.bind(py);
     let code = helper.getattr("__kwdefaults__")?;
     let source = if code.is_truthy()? && code.contains("debug")? {
         let keywords = PyDict::new(py);

@@ -11,6 +11,7 @@ mod face;
 mod ffi;
 mod guard;
 mod handle;
+mod imports;
 mod server;
 mod transport;
 
@@ -26,6 +27,7 @@ mod _oxloop {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ffi::base_types::prepare(module.py())?;
         ffi::template::prepare(module.py())?;
+        imports::imports(module.py())?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
         let (handle, timer) = ffi::handle::prepare(module.py())?;

@@ -5,6 +5,7 @@ use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
 use crate::ffi::template::{self, Captured};
 use crate::handle::PyHandle;
+use crate::imports::imports;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -133,10 +134,10 @@ fn introduce(slf: &Bound<'_, BaseLoop>, handle: &RawHandle) -> PyResult<()> {
     if slf.get().is_plain() {
         return Ok(());
     }
-    slf.get().track_if_idle(handle);
     if slf.get().is_debug() {
         handle.set_source_traceback(present_stack(slf.py())?)?;
     }
+    slf.get().track_if_idle(handle);
     Ok(())
 }
 
@@ -165,8 +166,9 @@ pub(crate) fn queue(
 /// The stack of Python frames, the caller's last (asyncio's `extract_stack`).
 #[cold]
 pub(crate) fn present_stack(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    let frame = py.import("sys")?.call_method1("_getframe", (0,))?;
-    py.import("asyncio.format_helpers")?.call_method1("extract_stack", (frame,))
+    let functions = imports(py)?;
+    let frame = functions.getframe.call1(py, (0,))?;
+    Ok(functions.extract_stack.call1(py, (frame,))?.into_bound(py))
 }
 
 /// In debug mode only the loop's own thread may schedule.

@@ -8,6 +8,7 @@ pub(super) use without_gil::{keep, take};
 
 #[cfg(not(Py_GIL_DISABLED))]
 mod with_gil {
+    use crate::ffi::handle::Kind;
     use pyo3::ffi;
     use std::cell::UnsafeCell;
 
@@ -15,23 +16,23 @@ mod with_gil {
     /// allocations nor the collections that so many of them set off.
     const ROOM: usize = 16 * 1024;
 
-    /// Handles, and timer handles.
-    struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 2]>);
+    /// By kind.
+    struct Lists(UnsafeCell<[Vec<*mut ffi::PyObject>; 3]>);
 
     // SAFETY: exists only in builds with a global interpreter lock, and is touched only while
     // attached, in sections that run no Python code: by one thread at a time.
     unsafe impl Sync for Lists {}
 
-    static LISTS: Lists = Lists(UnsafeCell::new([Vec::new(), Vec::new()]));
+    static LISTS: Lists = Lists(UnsafeCell::new([const { Vec::new() }; 3]));
 
     /// An emptied instance, as [`keep`] was given it.
     ///
     /// # Safety
     /// Attached.
     #[inline]
-    pub(in super::super) unsafe fn take(timer: bool) -> Option<*mut ffi::PyObject> {
+    pub(in super::super) unsafe fn take(kind: Kind) -> Option<*mut ffi::PyObject> {
         // SAFETY: as the type says; no reference to the lists leaves this function.
-        unsafe { (&mut *LISTS.0.get())[usize::from(timer)].pop() }
+        unsafe { (&mut *LISTS.0.get())[kind as usize].pop() }
     }
 
     /// Keeps an instance, if there is room.
@@ -39,10 +40,10 @@ mod with_gil {
     /// # Safety
     /// Attached; `object` is an emptied, untracked instance that nobody refers to.
     #[inline]
-    pub(in super::super) unsafe fn keep(timer: bool, object: *mut ffi::PyObject) -> bool {
+    pub(in super::super) unsafe fn keep(kind: Kind, object: *mut ffi::PyObject) -> bool {
         // SAFETY: as above.
         unsafe {
-            let list = &mut (&mut *LISTS.0.get())[usize::from(timer)];
+            let list = &mut (&mut *LISTS.0.get())[kind as usize];
             let room = list.len() < ROOM;
             if room {
                 list.push(object);
@@ -54,17 +55,18 @@ mod with_gil {
 
 #[cfg(Py_GIL_DISABLED)]
 mod without_gil {
+    use crate::ffi::handle::Kind;
     use pyo3::ffi;
 
     /// # Safety
     /// None.
-    pub(in super::super) unsafe fn take(_: bool) -> Option<*mut ffi::PyObject> {
+    pub(in super::super) unsafe fn take(_: Kind) -> Option<*mut ffi::PyObject> {
         None
     }
 
     /// # Safety
     /// None.
-    pub(in super::super) unsafe fn keep(_: bool, _: *mut ffi::PyObject) -> bool {
+    pub(in super::super) unsafe fn keep(_: Kind, _: *mut ffi::PyObject) -> bool {
         false
     }
 }

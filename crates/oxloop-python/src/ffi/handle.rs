@@ -47,12 +47,44 @@ struct Layout {
 struct Types {
     handle: Py<PyType>,
     timer: Py<PyType>,
-    /// From 3.14 on: what call_soon_threadsafe returns, a Handle in all but its type.
+    /// What call_soon_threadsafe returns; a plain handle before 3.14.
     thread_safe: Option<Py<PyType>>,
     layout: Layout,
 }
 
 static TYPES: PyOnceLock<Types> = PyOnceLock::new();
+
+/// Which of the types.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    Timer,
+    ThreadSafe,
+}
+
+impl Types {
+    #[inline]
+    fn class(&self, kind: Kind) -> &Py<PyType> {
+        match kind {
+            Kind::Plain => &self.handle,
+            Kind::Timer => &self.timer,
+            Kind::ThreadSafe => self.thread_safe.as_ref().unwrap_or(&self.handle),
+        }
+    }
+
+    #[inline]
+    fn kind(&self, object: *mut ffi::PyObject) -> Kind {
+        // SAFETY: the objects that come here are live, and a live object's type may be read.
+        let class = unsafe { ffi::Py_TYPE(object) }.cast();
+        if class == self.handle.as_ptr() {
+            Kind::Plain
+        } else if class == self.timer.as_ptr() {
+            Kind::Timer
+        } else {
+            Kind::ThreadSafe
+        }
+    }
+}
 
 /// Makes the types; the module calls it when it is imported.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
@@ -75,11 +107,10 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
             },
             handle: make(&handle, c"oxloop._oxloop.Handle", &METHODS)?,
             timer: make(&timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
-            thread_safe: if events.hasattr("_ThreadSafeHandle")? {
-                Some(make(&handle, THREAD_SAFE_NAME, &THREAD_SAFE_METHODS)?)
-            } else {
-                None
-            },
+            thread_safe: events
+                .getattr_opt("_ThreadSafeHandle")?
+                .map(|base| make_thread_safe(&base, &handle))
+                .transpose()?,
         })
     })?;
     Ok((&types.handle, &types.timer))
@@ -102,9 +133,6 @@ fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
 unsafe extern "C" {
     fn _PyObject_GC_New(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject;
 }
-
-/// The name that asyncio's own has, as `repr` shows it.
-const THREAD_SAFE_NAME: &CStr = c"oxloop._oxloop._ThreadSafeHandle";
 
 struct Methods<const N: usize>([ffi::PyMethodDef; N]);
 // SAFETY: the table is constant: function pointers and static strings.
@@ -192,6 +220,16 @@ fn make<const N: usize>(
     }
 }
 
+/// asyncio's has a lock for each handle, which its `_run` takes. Here the loop knows what it runs
+/// (`guard.rs`): the slot stays empty and hidden, and who calls `_run` gets a plain handle's.
+fn make_thread_safe(base: &Bound<'_, PyAny>, plain: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
+    // `repr` shows the name, so it is asyncio's.
+    let class = make(base, c"oxloop._oxloop._ThreadSafeHandle", &THREAD_SAFE_METHODS)?;
+    class.setattr(base.py(), "_run", plain.getattr("_run")?)?;
+    class.setattr(base.py(), "_lock", base.py().None())?;
+    Ok(class)
+}
+
 /// A counted reference to a Handle or TimerHandle of ours. Leaner than `Py`, which asks on each
 /// drop whether its thread is attached.
 pub(crate) struct RawHandle(NonNull<ffi::PyObject>);
@@ -222,7 +260,7 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        RawHandle::filled(py, types, &types.handle, event_loop, callback, args, context)
+        RawHandle::filled(py, types, Kind::Plain, event_loop, callback, args, context)
     }
 
     /// A handle as `call_soon_threadsafe` returns it.
@@ -235,8 +273,8 @@ impl RawHandle {
     ) -> PyResult<RawHandle> {
         let py = callback.py();
         let types = types(py)?;
-        let class = types.thread_safe.as_ref().unwrap_or(&types.handle);
-        RawHandle::filled(py, types, class, event_loop, callback, args, context)
+        let kind = if types.thread_safe.is_some() { Kind::ThreadSafe } else { Kind::Plain };
+        RawHandle::filled(py, types, kind, event_loop, callback, args, context)
     }
 
     /// A handle for the time `when`, seconds on the loop's clock; scheduled already.
@@ -251,7 +289,7 @@ impl RawHandle {
         let py = callback.py();
         let types = types(py)?;
         let handle =
-            RawHandle::filled(py, types, &types.timer, event_loop, callback, args, context)?;
+            RawHandle::filled(py, types, Kind::Timer, event_loop, callback, args, context)?;
         // SAFETY: `filled` made an instance of the timer type.
         unsafe {
             handle.set(types.layout.when, ffi::Py_NewRef(when.as_ptr()));
@@ -264,21 +302,20 @@ impl RawHandle {
     fn filled(
         py: Python<'_>,
         types: &Types,
-        class: &Py<PyType>,
+        kind: Kind,
         event_loop: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
-        let timer = class.as_ptr() == types.timer.as_ptr();
-        let class = class.as_ptr().cast::<ffi::PyTypeObject>();
+        let class = types.class(kind).as_ptr().cast::<ffi::PyTypeObject>();
         let layout = &types.layout;
         // SAFETY: attached; `class` is one of our types, whose instances have no variable part. A
         // new instance is zeroed behind its head and given its constants, which one from the free
         // list has still; all its other slots are NULL and are given references here. Neither is
         // tracked.
         unsafe {
-            let object = match free_list::take(timer) {
+            let object = match free_list::take(kind) {
                 Some(object) => ffi::PyObject_Init(object, class),
                 None => {
                     let object = _PyObject_GC_New(class);
@@ -318,7 +355,7 @@ impl RawHandle {
     /// Whether cancelling it has to wait while it runs.
     #[inline]
     pub(crate) fn is_thread_safe(&self, py: Python<'_>) -> bool {
-        is_thread_safe(&self.object(py))
+        TYPES.get(py).is_some_and(|types| types.kind(self.0.as_ptr()) == Kind::ThreadSafe)
     }
 
     /// Which object it is.
@@ -602,14 +639,13 @@ unsafe fn template_of(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
 /// Whether a handle is one that `call_soon_threadsafe` made, where these are a type of their own.
 #[inline]
 pub(crate) fn is_thread_safe(handle: &Bound<'_, PyAny>) -> bool {
-    let class = TYPES.get(handle.py()).and_then(|types| types.thread_safe.as_ref());
-    class.is_some_and(|class| handle.get_type_ptr().cast() == class.as_ptr())
+    let types = TYPES.get(handle.py());
+    types.is_some_and(|types| types.kind(handle.as_ptr()) == Kind::ThreadSafe)
 }
 
 #[inline]
 fn is_timer(types: &Types, object: *mut ffi::PyObject) -> bool {
-    // SAFETY: a live object's type may be read.
-    unsafe { ffi::Py_TYPE(object) == types.timer.as_ptr().cast() }
+    types.kind(object) == Kind::Timer
 }
 
 unsafe extern "C" fn cancel(
@@ -837,7 +873,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
             }
             empty(types, object);
             set_constants(&types.layout, object);
-            kept = free_list::keep(is_timer(types, object), object);
+            kept = free_list::keep(types.kind(object), object);
             if !kept {
                 for at in slots_of(types, object) {
                     ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));

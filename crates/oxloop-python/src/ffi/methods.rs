@@ -137,7 +137,8 @@ unsafe fn call(
         Ok(Err(error)) => error,
         Err(_) => PySystemError::new_err("panic in a scheduling method"),
     };
-    Python::attach(|py| error.restore(py));
+    // SAFETY: as the caller says. (`Python::attach` would refuse while the interpreter shuts down.)
+    error.restore(unsafe { Python::assume_attached() });
     std::ptr::null_mut()
 }
 

@@ -12,3 +12,10 @@ pub(crate) fn clone_attached<T>(object: &Py<T>) -> Py<T> {
     let py = unsafe { Python::assume_attached() };
     object.clone_ref(py)
 }
+
+/// Calls `f` from the end of a Python object: `tp_dealloc`, and with it `Drop` of what PyO3 keeps
+/// in objects, is always entered attached, also while the interpreter shuts down.
+pub(crate) fn at_dealloc<R>(f: impl FnOnce(Python<'_>) -> R) -> R {
+    // SAFETY: as said; a value that never came into its object is dropped where it was made.
+    f(unsafe { Python::assume_attached() })
+}

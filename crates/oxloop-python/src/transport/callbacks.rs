@@ -10,6 +10,7 @@ use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
+use crate::imports::logger;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
@@ -137,6 +138,9 @@ impl StreamHandler<PyFace> for StreamRef {
     }
 
     fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+        if cx.get().engine.is_closed() {
+            return;
+        }
         let transport = self.0.bind(cx.py());
         if let Err(error) = transport.get().schedule_lost(transport, None) {
             error.write_unraisable(cx.py(), Some(transport.as_any()));
@@ -295,7 +299,7 @@ impl StreamRef {
             let keywords = PyDict::new(py);
             keywords.set_item("exc_info", &raised)?;
             let args = ("%r: %s", transport, message);
-            extra_info::logger(py)?.call_method("debug", args, Some(&keywords))?;
+            logger(py)?.call_method("debug", args, Some(&keywords))?;
         }
         StreamTransport::force_close(transport, Some(raised.into_any()))
     }
@@ -333,7 +337,7 @@ impl StreamTransport {
     pub(super) fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
         let py = slf.py();
         if self.event_loop(py).get().is_debug() {
-            extra_info::logger(py)?.call_method1("debug", (text, slf))?;
+            logger(py)?.call_method1("debug", (text, slf))?;
         }
         Ok(())
     }
@@ -344,6 +348,7 @@ impl StreamTransport {
     ) -> PyResult<()> {
         let this = slf.get();
         if this.engine().force_close(this.token) {
+            this.event_loop(slf.py()).get().check_closed()?;
             this.schedule_lost(slf, exception)?;
         }
         Ok(())

@@ -3,17 +3,13 @@
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
 use crate::ffi::bytes::{Piece, copy_of};
+use crate::imports::imports;
 use oxloop::engine::Written;
 use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-
-/// asyncio's logger.
-pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    py.import("asyncio.log")?.getattr("logger")
-}
 
 /// `asyncio.trsock.TransportSocket(sock)`.
 pub(super) fn transport_socket<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -169,13 +165,12 @@ pub(super) fn abandon(
     transport: Option<&Bound<'_, StreamTransport>>,
     text: &str,
 ) -> PyResult<()> {
-    // Without its modules the interpreter is on its way out, and nobody listens.
-    let warned = py.import("warnings").map_or(Ok(()), |warnings| {
+    let warned = imports(py).and_then(|functions| {
         let category = py.get_type::<PyResourceWarning>();
         let keywords = PyDict::new(py);
         keywords.set_item("source", transport)?;
         let args = (format!("unclosed transport {text}"), category);
-        warnings.call_method("warn", args, Some(&keywords)).map(drop)
+        functions.warn.call(py, args, Some(&keywords)).map(drop)
     });
     let closed = match &parts.socket {
         Some(socket) => close_socket(socket.bind(py)),

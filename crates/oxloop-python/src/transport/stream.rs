@@ -11,7 +11,8 @@ use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::{BytesData, copy_of};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
-use crate::ffi::references::clone_attached;
+use crate::ffi::references::{at_dealloc, clone_attached};
+use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
@@ -186,8 +187,7 @@ impl StreamTransport {
     /// A write that came too late is dropped; many of them are told.
     pub(super) fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
         if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
-            extra_info::logger(py)?
-                .call_method1("warning", ("socket.send() raised exception.",))?;
+            logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
         }
         Ok(())
     }
@@ -268,7 +268,11 @@ impl StreamTransport {
 
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        this.engine().close_stream(this.event_loop(slf.py()), this.token)
+        let event_loop = this.event_loop(slf.py());
+        let was_open = !this.info().closing;
+        this.engine().close_stream(event_loop, this.token)?;
+        // On a closed loop nobody will call connection_lost.
+        if was_open { event_loop.get().check_closed() } else { Ok(()) }
     }
 
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -389,7 +393,7 @@ impl StreamTransport {
             text.push_str(" closing");
         }
         text.push_str(&format!(" fd={}", self.number));
-        if !info.closed {
+        if !info.closed && !self.engine().is_closed() {
             let size = self.engine().write_buffer_size(self.token);
             let polling = |polls| if polls { "polling" } else { "idle" };
             text.push_str(&format!(" read={}", polling(info.polls_read)));
@@ -434,7 +438,7 @@ impl StreamTransport {
         let text = self.describe("StreamTransport");
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
-        let told = Python::try_attach(|py| {
+        at_dealloc(|py| {
             // A destructor may run while an exception is on its way.
             let pending = PyErr::take(py);
             if let Err(error) = extra_info::abandon(py, &parts, slf, &text) {
@@ -446,10 +450,6 @@ impl StreamTransport {
                 pending.restore(py);
             }
         });
-        if told.is_none() {
-            // The interpreter is gone; the descriptor is closed all the same.
-            self.engine().release(self.token);
-        }
     }
 }
 

@@ -257,7 +257,10 @@ impl<F: Face> Engine<F> {
         // User code may run from here on: no lock is held.
         drop(old);
         drop(dropped);
-        self.wakeup.close();
+        // A thread of the parent may have held the waker's lock when it forked.
+        if !self.is_forked() {
+            self.wakeup.close();
+        }
     }
 
     /// Shows every reference to the face's objects, for its collector. Shows nothing while the
