@@ -5,8 +5,9 @@ use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::ffi::context;
 use crate::ffi::handle::{
-    self, Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
+    Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
 };
+use crate::ffi::handle_types;
 use crate::ffi::template::Captured;
 use crate::guard;
 use crate::imports::{imports, logger};
@@ -190,7 +191,7 @@ fn describe(
 
 /// `Handle.cancel()`.
 pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
-    let thread_safe = handle::is_thread_safe(handle);
+    let thread_safe = handle_types::is_thread_safe(handle);
     if thread_safe {
         guard::wait(handle)?;
     }

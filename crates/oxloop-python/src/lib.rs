@@ -30,7 +30,7 @@ mod _oxloop {
         imports::imports(module.py())?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
-        let (handle, timer) = ffi::handle::prepare(module.py())?;
+        let (handle, timer) = ffi::handle_types::prepare(module.py())?;
         module.add("Handle", handle)?;
         module.add("TimerHandle", timer)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -8,7 +8,7 @@ pub(super) use without_gil::{keep, take};
 
 #[cfg(not(Py_GIL_DISABLED))]
 mod with_gil {
-    use crate::ffi::handle::Kind;
+    use crate::ffi::handle_types::Kind;
     use pyo3::ffi;
     use std::cell::UnsafeCell;
 
@@ -55,7 +55,7 @@ mod with_gil {
 
 #[cfg(Py_GIL_DISABLED)]
 mod without_gil {
-    use crate::ffi::handle::Kind;
+    use crate::ffi::handle_types::Kind;
     use pyo3::ffi;
 
     /// # Safety

@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod context;
 mod free_list;
 pub(crate) mod handle;
+pub(crate) mod handle_types;
 pub(crate) mod lock;
 pub(crate) mod methods;
 pub(crate) mod references;

@@ -1,0 +1,500 @@
+//! The types Handle and TimerHandle: asyncio's own classes, filled and cancelled natively.
+//!
+//! Each is a heap type over `asyncio.Handle` (or TimerHandle): the slots that asyncio's Python
+//! code reads (`_callback`, `_args`...) are found by the offsets of their member descriptors and
+//! written directly. So a handle is an instance of asyncio's class, `repr`, `cancelled`,
+//! `get_context`, `when` and the comparisons are asyncio's, and making one costs no Python call.
+//! Freed handles are kept for reuse where the build has an interpreter lock.
+//!
+//! One field is added behind asyncio's: a template for the context (`template.rs`). The slot
+//! `_context` is empty meanwhile, and filled when somebody looks.
+
+use super::free_list;
+use super::template;
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyTuple, PyType};
+use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Where the slots of asyncio's classes lie in an instance, bytes from its start.
+pub(super) struct Layout {
+    pub(super) callback: isize,
+    pub(super) args: isize,
+    pub(super) context: isize,
+    pub(super) event_loop: isize,
+    pub(super) cancelled: isize,
+    pub(super) repr: isize,
+    pub(super) source_traceback: isize,
+    pub(super) when: isize,
+    pub(super) scheduled: isize,
+    /// Where the list of weak references starts; before the object from 3.12 on.
+    pub(super) weak: isize,
+}
+
+/// The types and their layout.
+pub(super) struct Types {
+    pub(super) handle: Py<PyType>,
+    pub(super) timer: Py<PyType>,
+    /// What call_soon_threadsafe returns; a plain handle before 3.14.
+    pub(super) thread_safe: Option<Py<PyType>>,
+    pub(super) layout: Layout,
+}
+
+pub(super) static TYPES: PyOnceLock<Types> = PyOnceLock::new();
+
+/// Which of the types.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    Timer,
+    ThreadSafe,
+}
+
+impl Types {
+    #[inline]
+    pub(super) fn class(&self, kind: Kind) -> &Py<PyType> {
+        match kind {
+            Kind::Plain => &self.handle,
+            Kind::Timer => &self.timer,
+            Kind::ThreadSafe => self.thread_safe.as_ref().unwrap_or(&self.handle),
+        }
+    }
+
+    #[inline]
+    pub(super) fn kind(&self, object: *mut ffi::PyObject) -> Kind {
+        // SAFETY: the objects that come here are live, and a live object's type may be read.
+        let class = unsafe { ffi::Py_TYPE(object) }.cast();
+        if class == self.handle.as_ptr() {
+            Kind::Plain
+        } else if class == self.timer.as_ptr() {
+            Kind::Timer
+        } else {
+            Kind::ThreadSafe
+        }
+    }
+}
+
+/// Makes the types; the module calls it when it is imported.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
+    let types = TYPES.get_or_try_init(py, || {
+        let events = py.import("asyncio.events")?;
+        let (handle, timer) = (events.getattr("Handle")?, events.getattr("TimerHandle")?);
+        let at = |class: &Bound<'_, PyAny>, name| offset(&class.getattr(name)?);
+        PyResult::Ok(Types {
+            layout: Layout {
+                callback: at(&handle, "_callback")?,
+                args: at(&handle, "_args")?,
+                context: at(&handle, "_context")?,
+                event_loop: at(&handle, "_loop")?,
+                cancelled: at(&handle, "_cancelled")?,
+                repr: at(&handle, "_repr")?,
+                source_traceback: at(&handle, "_source_traceback")?,
+                when: at(&timer, "_when")?,
+                scheduled: at(&timer, "_scheduled")?,
+                weak: handle.getattr("__weakrefoffset__")?.extract()?,
+            },
+            handle: make(&handle, c"oxloop._oxloop.Handle", &METHODS)?,
+            timer: make(&timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
+            thread_safe: events
+                .getattr_opt("_ThreadSafeHandle")?
+                .map(|base| make_thread_safe(&base, &handle))
+                .transpose()?,
+        })
+    })?;
+    Ok((&types.handle, &types.timer))
+}
+
+/// The offset of a `__slots__` member.
+fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
+    // SAFETY: attached; the exact type is checked, so the object is a PyMemberDescrObject, whose
+    // member definition lives as long as its class.
+    unsafe {
+        if ffi::Py_TYPE(descriptor.as_ptr()) != &raw mut ffi::PyMemberDescr_Type {
+            return Err(PyTypeError::new_err("asyncio.Handle has no slots"));
+        }
+        let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
+        // PyO3 has another type for it on 3.10.
+        Ok((*member.cast::<ffi::PyMemberDef>()).offset)
+    }
+}
+
+unsafe extern "C" {
+    pub(super) fn _PyObject_GC_New(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject;
+}
+
+struct Methods<const N: usize>([ffi::PyMethodDef; N]);
+// SAFETY: the table is constant: function pointers and static strings.
+unsafe impl<const N: usize> Sync for Methods<N> {}
+
+const fn method(name: &CStr, function: ffi::PyCFunction, doc: &CStr) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+static METHODS: Methods<2> = Methods([
+    method(
+        c"cancel",
+        cancel,
+        c"Cancels the call: it will not run. Cancelling twice is cancelling once.",
+    ),
+    ffi::PyMethodDef::zeroed(),
+]);
+
+static THREAD_SAFE_METHODS: Methods<3> = Methods([
+    method(c"cancel", cancel, c"Cancels the call; in another thread, waits while it runs."),
+    method(c"cancelled", cancelled, c"Whether it was cancelled; waits likewise."),
+    ffi::PyMethodDef::zeroed(),
+]);
+
+struct Attributes([ffi::PyGetSetDef; 2]);
+// SAFETY: as above.
+unsafe impl Sync for Attributes {}
+
+static ATTRIBUTES: Attributes = Attributes([
+    ffi::PyGetSetDef {
+        name: c"_context".as_ptr(),
+        get: Some(context),
+        set: Some(set_context),
+        doc: std::ptr::null(),
+        closure: std::ptr::null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: std::ptr::null(),
+        get: None,
+        set: None,
+        doc: std::ptr::null(),
+        closure: std::ptr::null_mut(),
+    },
+]);
+
+/// A subclass of `base` with room for one more reference, the template.
+fn make<const N: usize>(
+    base: &Bound<'_, PyAny>,
+    name: &'static CStr,
+    methods: &'static Methods<N>,
+) -> PyResult<Py<PyType>> {
+    let py = base.py();
+    let size: c_int = base.getattr("__basicsize__")?.extract()?;
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },
+        ffi::PyType_Slot {
+            slot: ffi::Py_tp_methods,
+            pfunc: methods.0.as_ptr().cast_mut().cast::<c_void>(),
+        },
+        ffi::PyType_Slot {
+            slot: ffi::Py_tp_getset,
+            pfunc: ATTRIBUTES.0.as_ptr().cast_mut().cast::<c_void>(),
+        },
+        ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: name.as_ptr(),
+        basicsize: size + size_of::<*mut ffi::PyObject>() as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC) as u32,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: attached; spec and slots live until the call returns, the method table for ever.
+    unsafe {
+        let bases = PyTuple::new(py, [base])?;
+        let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?.unbind())
+    }
+}
+
+/// asyncio's has a lock for each handle, which its `_run` takes. Here the loop knows what it runs
+/// (`guard.rs`): the slot stays empty and hidden, and who calls `_run` gets a plain handle's.
+fn make_thread_safe(base: &Bound<'_, PyAny>, plain: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
+    // `repr` shows the name, so it is asyncio's.
+    let class = make(base, c"oxloop._oxloop._ThreadSafeHandle", &THREAD_SAFE_METHODS)?;
+    class.setattr(base.py(), "_run", plain.getattr("_run")?)?;
+    class.setattr(base.py(), "_lock", base.py().None())?;
+    Ok(class)
+}
+
+/// Gives a handle with a template a context of its own.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours.
+pub(super) unsafe fn own_context(object: *mut ffi::PyObject, layout: &Layout) -> PyResult<()> {
+    // SAFETY: as the caller says.
+    unsafe {
+        let shared = *template_of(object);
+        if shared.is_null() {
+            return Ok(());
+        }
+        let context = ffi::PyContext_Copy(shared);
+        if context.is_null() {
+            return Err(PyErr::fetch(Python::assume_attached()));
+        }
+        *template_of(object) = std::ptr::null_mut();
+        *slot(object, layout.context) = context;
+        template::release(shared);
+    }
+    Ok(())
+}
+
+/// `Handle._context`.
+unsafe extern "C" fn context(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: the descriptor calls attached, with an instance of our types.
+    unsafe {
+        let py = Python::assume_attached();
+        let found = types(py).and_then(|types| {
+            own_context(object, &types.layout)?;
+            let value = *slot(object, types.layout.context);
+            let value = Bound::from_borrowed_ptr_or_opt(py, value);
+            value.ok_or_else(|| PyAttributeError::new_err("_context"))
+        });
+        match found {
+            Ok(value) => value.into_ptr(),
+            Err(error) => {
+                error.restore(py);
+                std::ptr::null_mut()
+            }
+        }
+    }
+}
+
+/// `Handle._context = value`, `del Handle._context`.
+unsafe extern "C" fn set_context(
+    object: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: as above; both slots are written before an old reference is dropped.
+    unsafe {
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        let layout = &types.layout;
+        let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+        ffi::Py_XINCREF(value);
+        let old = std::ptr::replace(slot(object, layout.context), value);
+        ffi::Py_XDECREF(old);
+        if !shared.is_null() {
+            template::release(shared);
+        }
+    }
+    0
+}
+
+#[inline]
+pub(super) fn types(py: Python<'_>) -> PyResult<&Types> {
+    TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err("oxloop is not initialised"))
+}
+
+/// # Safety
+/// `at` is the offset of a slot in `object`.
+#[inline]
+pub(super) unsafe fn slot(object: *mut ffi::PyObject, at: isize) -> *mut *mut ffi::PyObject {
+    // SAFETY: as the caller says.
+    unsafe { object.byte_offset(at).cast() }
+}
+
+/// Where a handle's template stands: in the last word.
+///
+/// # Safety
+/// `object` is an instance of ours.
+#[inline]
+pub(super) unsafe fn template_of(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject {
+    // SAFETY: `make` gave the types that word.
+    unsafe {
+        let size = (*ffi::Py_TYPE(object)).tp_basicsize;
+        slot(object, size - size_of::<*mut ffi::PyObject>() as isize)
+    }
+}
+
+/// Whether a handle is one that `call_soon_threadsafe` made, where these are a type of their own.
+#[inline]
+pub(crate) fn is_thread_safe(handle: &Bound<'_, PyAny>) -> bool {
+    let types = TYPES.get(handle.py());
+    types.is_some_and(|types| types.kind(handle.as_ptr()) == Kind::ThreadSafe)
+}
+
+#[inline]
+pub(super) fn is_timer(types: &Types, object: *mut ffi::PyObject) -> bool {
+    types.kind(object) == Kind::Timer
+}
+
+unsafe extern "C" fn cancel(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls methods attached, on a live instance of one of our types.
+    unsafe {
+        entry(object, |handle| {
+            crate::handle::cancel(handle)?;
+            Ok(handle.py().None())
+        })
+    }
+}
+
+unsafe extern "C" fn cancelled(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as above.
+    unsafe {
+        entry(object, |handle| {
+            let cancelled = crate::handle::cancelled(handle)?;
+            Ok(PyBool::new(handle.py(), cancelled).to_owned().into_any().unbind())
+        })
+    }
+}
+
+/// A method of a handle without arguments.
+///
+/// # Safety
+/// Attached; `object` is a live instance of one of our types.
+unsafe fn entry(
+    object: *mut ffi::PyObject,
+    body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<Py<PyAny>>,
+) -> *mut ffi::PyObject {
+    // A panic must not cross into C.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as the caller says.
+        body(&unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) })
+    }));
+    let error = match result {
+        Ok(Ok(object)) => return object.into_ptr(),
+        Ok(Err(error)) => error,
+        Err(_) => PySystemError::new_err("panic in a method of a handle"),
+    };
+    // SAFETY: as the caller says.
+    error.restore(unsafe { Python::assume_attached() });
+    std::ptr::null_mut()
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector calls with a live instance; slots are references or NULL; a heap
+    // type's instance owns a reference to its type. No lock is taken, no count is changed.
+    unsafe {
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        let own = [ffi::Py_TYPE(object).cast(), *template_of(object)];
+        let slots = slots_of(types, object).map(|at| *slot(object, at));
+        for value in slots.chain(own) {
+            if !value.is_null() {
+                let result = visit(value, arg);
+                if result != 0 {
+                    return result;
+                }
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: called attached, on a live instance; each slot is emptied before its reference is
+    // dropped.
+    unsafe {
+        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        empty(types, object);
+        set_constants(&types.layout, object);
+    }
+    0
+}
+
+/// What a new handle's other slots hold: not cancelled, no kept repr, no source traceback.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours whose slots hold references or NULL.
+#[inline]
+pub(super) unsafe fn set_constants(layout: &Layout, object: *mut ffi::PyObject) {
+    // SAFETY: as the caller says. Handles are made by the million with these three as they are:
+    // comparing is cheaper than counting references.
+    unsafe {
+        let set = |at, constant: *mut ffi::PyObject| {
+            if *slot(object, at) != constant {
+                let old = std::ptr::replace(slot(object, at), ffi::Py_NewRef(constant));
+                ffi::Py_XDECREF(old);
+            }
+        };
+        set(layout.cancelled, ffi::Py_False());
+        set(layout.repr, ffi::Py_None());
+        set(layout.source_traceback, ffi::Py_None());
+    }
+}
+
+/// Empties the slots of a handle that is freed, but for its constants.
+///
+/// # Safety
+/// Attached; `object` is an instance of ours.
+#[inline]
+unsafe fn empty(types: &Types, object: *mut ffi::PyObject) {
+    // Written out: this is half the cost of freeing a handle.
+    let layout = &types.layout;
+    // SAFETY: as the caller says; each slot is emptied before its reference is dropped.
+    let drop_slot = |at| unsafe {
+        ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
+    };
+    drop_slot(layout.callback);
+    drop_slot(layout.args);
+    drop_slot(layout.context);
+    drop_slot(layout.event_loop);
+    // SAFETY: as above.
+    unsafe {
+        let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+        if !shared.is_null() {
+            template::release(shared);
+        }
+    }
+    if is_timer(types, object) {
+        drop_slot(layout.when);
+        drop_slot(layout.scheduled);
+    }
+}
+
+fn slots_of(types: &Types, object: *mut ffi::PyObject) -> impl Iterator<Item = isize> {
+    let layout = &types.layout;
+    let common = [
+        layout.callback,
+        layout.args,
+        layout.context,
+        layout.event_loop,
+        layout.cancelled,
+        layout.repr,
+        layout.source_traceback,
+    ];
+    let timer = is_timer(types, object).then_some([layout.when, layout.scheduled]);
+    common.into_iter().chain(timer.into_iter().flatten())
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called once for an instance that nobody refers to. It is untracked before its
+    // slots are emptied; weak references are told first. The memory then goes to the free list
+    // or back to its allocator, and the instance's reference to its type is dropped.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let kind = ffi::Py_TYPE(object);
+        let mut kept = false;
+        if let Some(types) = TYPES.get(Python::assume_attached()) {
+            if !(*slot(object, types.layout.weak)).is_null() {
+                ffi::PyObject_ClearWeakRefs(object);
+            }
+            empty(types, object);
+            set_constants(&types.layout, object);
+            kept = free_list::keep(types.kind(object), object);
+            if !kept {
+                for at in slots_of(types, object) {
+                    ffi::Py_XDECREF(std::ptr::replace(slot(object, at), std::ptr::null_mut()));
+                }
+            }
+        }
+        if let (false, Some(free)) = (kept, (*kind).tp_free) {
+            free(object.cast());
+        }
+        ffi::Py_DECREF(kind.cast());
+    }
+}
