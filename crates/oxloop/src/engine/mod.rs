@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `face.rs` | what a face supplies |
 //! | `turn.rs` | one turn of the loop: prepare, wait, run |
-//! | `streams.rs` | connections: read, write, flow control, close |
+//! | `streams.rs`, `writes.rs` | connections: read, flow control, close; write |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
 //! | `timers.rs`, `registry.rs`, `wakeup.rs` | the parts |
@@ -21,14 +21,16 @@ mod timers;
 mod turn;
 mod wakeup;
 mod watchers;
+mod writes;
 
 pub use crate::sys::{Accepted, Descriptor};
 pub use crate::transport::flow_control::Limits;
 pub use crate::transport::gather::Data;
 pub use face::{Callback, Face, Failure, ListenerHandler, Received, StreamHandler};
 pub use registry::Token;
-pub use streams::{StreamInfo, Written};
+pub use streams::StreamInfo;
 pub use watchers::Side;
+pub use writes::Written;
 
 use crate::sys::{Interest, Selector, forks};
 use crate::transport::gather::Gather;
