@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,14 +34,19 @@ COMPARISON = [
 
 def main() -> None:
     for language, (folder, command, suffix) in LANGUAGES.items():
-        server, client, pair = (
+        server, client, pair, chat_server, member = (
             [*command, str(folder / f"{name}{suffix}")]
-            for name in ("tcp_echo_server", "tcp_echo_client", "existing_socket")
+            for name in (
+                *("tcp_echo_server", "tcp_echo_client", "existing_socket"),
+                *("unix_chat_server", "unix_chat_client"),
+            )
         )
         heading(f"{language}: TCP echo")
         echo(server, client)
         heading(f"{language}: an existing socket")
         show("", run(pair))
+        heading(f"{language}: a chat over a Unix socket")
+        chat(chat_server, member)
     heading("CPU time of the server for each 1 KiB echo, and for each request to uvicorn")
     subprocess.run([sys.executable, *COMPARISON], check=True)
 
@@ -77,6 +83,38 @@ def echo(server: Sequence[str], client: Sequence[str]) -> None:
             raise SystemExit(f"{server[-1]} does not listen\n{output.read()}")
         show("server", output.read())
         show("client", answer)
+
+
+def chat(server: Sequence[str], member: Sequence[str]) -> None:
+    """Let Ann say something while Bob listens."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        talk([*server, f"{folder}/chat"]) as room,
+        talk([*member, "Bob", f"{folder}/chat"]) as bob,
+        talk([*member, "Ann", f"{folder}/chat"]) as ann,
+    ):
+        answer, _ = ann.communicate("hello\n", timeout=LIMIT)
+        show("Ann", answer)
+        heard, _ = bob.communicate("", timeout=LIMIT)
+        show("Bob", heard)
+        room.terminate()
+
+
+@contextlib.contextmanager
+def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run an example beside others, once it has printed its first line."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        if not first:
+            raise SystemExit(f"{command[-1]}: exit status {process.wait(LIMIT)}")
+        show("", first)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until_listening(process: subprocess.Popen[bytes]) -> bool:

@@ -31,6 +31,37 @@ def variant(name: str, loop: str, folder: Path, port: int = 8888) -> list[str]:
     return [sys.executable, "-u", "-X", "dev", "-W", "error", str(path)]
 
 
+class Talker:
+    """An example that goes on, read line by line; ended with the block."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Talker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self.process:
+            self.process.kill()
+
+    def hear(self) -> str:
+        """The next line that it prints; "" at its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self, said: str) -> str:
+        """What it still prints, given `said` and the end of its input."""
+        printed, errors = self.process.communicate(said, timeout=LIMIT)
+        assert (self.process.returncode, errors) == (0, "")
+        return printed
+
+
 def run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
@@ -84,3 +115,27 @@ def test_existing_socket(form: str, tmp_path: Path) -> None:
     printed = run(variant(name, "oxloop", tmp_path))
     assert printed == "Received: abc\n"
     assert printed == run(variant(name, "asyncio", tmp_path))
+
+
+def chat(loop: str, folder: Path, path: str) -> tuple[list[str], str]:
+    """What Bob reads while Ann joins, speaks and leaves, and what Ann does."""
+    client = variant("unix_chat_client", loop, folder)
+    with Talker(*variant("unix_chat_server", loop, folder), path) as server:
+        assert server.hear() == f"The chat is at {path}\n"
+        with Talker(*client, "Bob", path) as bob:
+            heard = [bob.hear()]
+            with Talker(*client, "Ann", path) as ann:
+                alone = ann.end("hello\nand goodbye")
+            heard += [bob.hear(), bob.hear()]
+            heard.append(bob.end("nobody reads this\n"))
+        server.process.send_signal(signal.SIGINT)
+        _, errors = server.process.communicate(timeout=LIMIT)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    return heard, alone
+
+
+def test_unix_chat(tmp_path: Path, folder: Path) -> None:
+    heard, alone = told = chat("oxloop", tmp_path, str(folder / "chat"))
+    assert heard == ["Bob joins\n", "Ann: hello\n", "Ann: and goodbye\n", "The chat is over\n"]
+    assert alone == "Ann joins\nThe chat is over\n"
+    assert told == chat("asyncio", tmp_path, str(folder / "chat"))

@@ -214,6 +214,18 @@ class TestExistingSocket:
                 await loop.create_unix_connection(Recorder, sock=sock)
             assert sock.fileno() >= 0
 
+    async def test_no_ssl_socket(self, loop, loop_spec, network):
+        if module_of(loop_spec) == "asyncio":
+            pytest.skip("takes it, and blocks in it or fails")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        near, far = socket.socketpair()
+        network.peer(far)
+        with context.wrap_socket(near, do_handshake_on_connect=False) as sock:
+            for create in (loop.create_unix_connection, loop.create_unix_server):
+                with pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
+                    await create(Recorder, sock=sock)
+
     async def test_in_create_connection_as_well(self, loop, network):
         near, far = socket.socketpair()
         network.peer(far)

@@ -35,6 +35,12 @@ class Difference:
 
 DIFFERENCES: list[Difference] = [
     Difference(
+        "unix",
+        "a_full_queue",
+        r"connect |client\.connection_(made|lost)",
+        "asyncio makes a transport of a socket that is not connected",
+    ),
+    Difference(
         "writes",
         "looking_in_the_same_callback",
         "peer has",
