@@ -20,6 +20,7 @@ LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
 LOCKED := $(if $(CI),--locked)
+SERVERS := redis-server postgresql
 SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(HOME)/.cargo/bin
@@ -63,6 +64,16 @@ test-py: pytest conformance ## All Python tests
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 	$(PY) -m pytest $(PYTEST)
 
+servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
+	@if type redis-server && ls -d /usr/lib/postgresql/*/bin/postgres; then \
+		true; \
+	elif [ "$$(id -u)" = 0 ] && type apt-get; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq; apt-get install -qq --no-install-recommends $(SERVERS); \
+	else \
+		echo "NOT INSTALLED: $(SERVERS) (needs apt-get and root)"; \
+	fi
+
 conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
 	@if $(PY) -c 'import test.test_asyncio' 2>/dev/null; then \
 		echo "$(PY) -m tests.conformance"; $(PY) -m tests.conformance; \
@@ -101,7 +112,8 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest conformance stress bench performance build fmt clean help
+.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
+	bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
 $(VENV)/.pip:

@@ -16,6 +16,8 @@ from .uvicorns import Uvicorn, uvicorn
 
 def pytest_runtest_setup() -> None:
     Program.recent[:] = [program for program in Program.recent if program.running]
+    for program in Program.recent:
+        program.forget()
 
 
 @pytest.hookimpl(wrapper=True)

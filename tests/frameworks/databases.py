@@ -30,6 +30,9 @@ class Database:
     ready: str
     """What the server says when it takes connections."""
 
+    end: int
+    """The signal by which it ends at once, with all that belongs to it."""
+
     program: Program
     port: int
 
@@ -70,8 +73,9 @@ class Database:
         self.program.kill()
         return False
 
-    def crash(self) -> None:
-        """End the server without a warning."""
+    def stop(self, number: int | None = None) -> None:
+        """End the server by a signal; without one, at once."""
+        self.program.stop(self.end if number is None else number)
         self.program.kill()
 
 
@@ -79,6 +83,7 @@ class Redis(Database):
     """`redis-server` of the package of that name, which keeps nothing on disk."""
 
     ready = "Ready to accept connections"
+    end = signal.SIGKILL
 
     @property
     def path(self) -> Path:
@@ -96,6 +101,7 @@ class Postgres(Database):
     """PostgreSQL, run by an unprivileged user, as it demands."""
 
     ready = "database system is ready to accept connections"
+    end = signal.SIGQUIT  # its processes and its shared memory outlive a SIGKILL
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -142,11 +148,6 @@ class Postgres(Database):
             options |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         return options
 
-    def crash(self) -> None:
-        """End the server at once, its children and its shared memory too."""
-        self.program.stop(signal.SIGQUIT)
-        super().crash()
-
 
 PACKAGES = {"redis-server": "redis-server", "initdb": "postgresql", "postgres": "postgresql"}
 
@@ -177,4 +178,4 @@ def database(kind: type[Database]) -> Iterator[Database]:
         try:
             yield server
         finally:
-            server.crash()
+            server.stop()

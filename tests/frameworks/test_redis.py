@@ -335,7 +335,7 @@ class TestLostConnections:
                 await subscriber.get_message(timeout=TIME_LIMIT)
                 waiting = asyncio.create_task(client.blpop("nothing", timeout=0))
                 await TestBlocking.blocked(client, 1)
-                await asyncio.to_thread(server.crash)
+                await asyncio.to_thread(server.stop)
                 with pytest.raises(ConnectionError):
                     await waiting
                 for _ in range(3):
@@ -365,7 +365,7 @@ class TestLostConnections:
             retry = Retry(Backoff(0.01), 100_000)
             async with dial(server, transport, retry=retry) as client:
                 await client.ping()
-                await asyncio.to_thread(server.crash)
+                await asyncio.to_thread(server.stop)
                 pings = [asyncio.create_task(client.ping()) for _ in range(10)]
                 await until(lambda: attempts >= 30)
                 await asyncio.to_thread(server.restart)
