@@ -168,21 +168,23 @@ class SocketMixin(WatcherMixin, DnsMixin):
             raise ValueError("the socket must be non-blocking")
 
     async def _readable(self, sock: socket.socket) -> None:
-        fd = sock.fileno()
-        future = self._wait_readable(fd)
-        try:
-            await future
-        except BaseException:
-            self._readable_ended(fd, future)
-            raise
+        await self._ready(sock, self._wait_readable, self._readable_ended)
 
     async def _writable(self, sock: socket.socket) -> None:
+        await self._ready(sock, self._wait_writable, self._writable_ended)
+
+    async def _ready(
+        self,
+        sock: socket.socket,
+        wait: Callable[[int], asyncio.Future[None]],
+        ended: Callable[[int, asyncio.Future[None]], None],
+    ) -> None:
         fd = sock.fileno()
-        future = self._wait_writable(fd)
+        future = wait(fd)
         try:
             await future
         except BaseException:
-            self._writable_ended(fd, future)
+            ended(fd, future)
             raise
 
 
