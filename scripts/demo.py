@@ -107,11 +107,11 @@ def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        if not first:
-            raise SystemExit(f"{command[-1]}: exit status {process.wait(LIMIT)}")
-        show("", first)
         try:
+            first = process.stdout.readline()
+            if not first:
+                raise SystemExit(f"{command[-1]}: exit status {process.wait(LIMIT)}")
+            show("", first)
             yield process
         finally:
             process.kill()
