@@ -83,6 +83,17 @@ class TestRequests:
                 async with client.get(f"{url_of(runner)}/say?word=found") as response:
                     assert await response.text() == "found"
 
+    async def test_unix_socket(self, loop, tmp_path):
+        path = str(tmp_path / "socket")
+        async with running(say, echo) as runner:
+            await web.UnixSite(runner, path).start()
+            async with session(connector=aiohttp.UnixConnector(path)) as client:
+                async with client.get("http://x/say?word=found") as response:
+                    assert await response.text() == "found"
+                upload = pieces(pattern(LARGE), 100_000)
+                async with client.post("http://x/echo", data=upload) as response:
+                    assert await response.read() == pattern(LARGE)
+
     async def test_many_at_once(self, loop):
         async def get(number: int) -> str:
             parameters = {"word": str(number), "turns": str(number % 7)}
