@@ -93,6 +93,9 @@ pub enum Misuse {
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),
+    /// The descriptor belongs to a transport or a server: it cannot be watched as well.
+    #[error("File descriptor {0} is used by transport")]
+    UsedByTransport(i32),
     /// `Protocol` state was asked for from inside its own callback.
     #[error("the protocol is running a callback")]
     ProtocolBusy,

@@ -8,10 +8,12 @@ mod util;
 
 use oxloop::{EventLoop, ServerOptions, Transport};
 use socket2::{Domain, Socket, Type};
+use std::future::poll_fn;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use util::*;
 
@@ -28,6 +30,7 @@ fn no_descriptor_is_left() {
         ("servers", servers),
         ("a server with connections", busy_server),
         ("signals", signals),
+        ("watched descriptors", watched),
         ("what the loop's end finds", left_open),
     ];
     for &(name, scenario) in scenarios {
@@ -41,6 +44,22 @@ fn no_descriptor_is_left() {
         drop(event_loop);
         assert_eq!(descriptors(), before, "{name}, after the loop's end");
     }
+}
+
+fn watched(event_loop: &EventLoop) {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let owned = || ours.try_clone().unwrap();
+    event_loop.add_reader(owned(), || {}).unwrap().cancel();
+    let (kept, replaced) = (Arc::new(owned()), owned());
+    event_loop.add_writer(kept.clone(), || {}).unwrap();
+    assert!(event_loop.remove_writer(&kept));
+    event_loop.add_writer(replaced, || {}).unwrap().cancel();
+    run(event_loop, async {
+        let other = owned();
+        let mut wait = pin!(event_loop.readable(&other));
+        let poll = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
+        assert!(poll.is_pending());
+    });
 }
 
 fn connections(event_loop: &EventLoop) {
@@ -77,7 +96,7 @@ fn abandoned_connections(event_loop: &EventLoop) {
         let done = run(event_loop, async {
             let mut future = pin!(event_loop.create_connection(|| Recorder::new(&log), ours));
             for _ in 0..polls {
-                let poll = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+                let poll = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
                 if let Poll::Ready(result) = poll {
                     result.unwrap().0.close();
                     return true;
@@ -191,6 +210,8 @@ fn signals(event_loop: &EventLoop) {
 }
 
 fn left_open(event_loop: &EventLoop) {
+    let (ours, _) = UnixStream::pair().unwrap();
+    event_loop.add_reader(ours, || {}).unwrap();
     let server = run(event_loop, event_loop.create_server(|| Echo, ("127.0.0.1", 0))).unwrap();
     let client = TcpStream::connect(server.local_addrs()[0]).unwrap();
     let pair = run(event_loop, async {

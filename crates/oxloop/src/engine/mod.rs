@@ -310,17 +310,17 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    /// The handlers of all open streams and listening sockets.
-    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>) {
-        let (mut streams, mut listeners) = (Vec::new(), Vec::new());
+    /// The handlers of all open streams and listening sockets, and the watchers' callbacks.
+    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>, Vec<F::Callback>) {
+        let (mut streams, mut listeners, mut watchers) = (Vec::new(), Vec::new(), Vec::new());
         for (_, source) in self.state.lock().sources.iter() {
             match source {
                 Source::Stream(stream) => streams.extend(stream.handler.clone()),
                 Source::Listener(listener) => listeners.push(listener.handler.clone()),
-                Source::Watcher(_) => {}
+                Source::Watcher(watcher) => watchers.extend(watcher.callbacks().cloned()),
             }
         }
-        (streams, listeners)
+        (streams, listeners, watchers)
     }
 
     /// Whether a descriptor belongs to a stream, and to which.
