@@ -675,8 +675,9 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
         let kind = ffi::Py_TYPE(object);
+        // Behind the object's head or, from 3.12 on, in front of it (a negative offset).
         let weak = (*kind).tp_weaklistoffset as isize;
-        if weak > 0 && !(*slot(object, weak)).is_null() {
+        if weak != 0 && !(*slot(object, weak)).is_null() {
             ffi::PyObject_ClearWeakRefs(object);
         }
         let mut kept = false;
