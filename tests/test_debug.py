@@ -528,9 +528,7 @@ class TestLogs:
     async def test_connections(self, debugged, network, caplog):
         caplog.set_level(logging.DEBUG, "asyncio")
         server = await network.serve()
-        transport, _ = await debugged.create_connection(
-            Recorder, *server.sockets[0].getsockname()
-        )
+        transport, _ = await debugged.create_connection(Recorder, *server.sockets[0].getsockname())
         await hops(3)
         transport.pause_reading()
         transport.resume_reading()
