@@ -6,12 +6,13 @@ import asyncio
 import functools
 import gc
 import logging
-import sys
 import signal
 import socket
+import sys
 import threading
 import types
 import warnings
+from typing import ClassVar
 
 import pytest
 
@@ -145,7 +146,7 @@ class TestOriginTracking:
 
 
 class TestChecks:
-    METHODS = {
+    METHODS: ClassVar = {
         "call_soon": (),
         "call_soon_threadsafe": (),
         "call_later": (60,),
@@ -207,7 +208,7 @@ class TestChecks:
         schedule = functools.partial(getattr(loop, method), *self.METHODS[method], print, "")
         (await asyncio.to_thread(schedule)).cancel()
         loop.set_debug(True)
-        with pytest.raises(RuntimeError, match="^Non-thread-safe operation invoked on an event"):
+        with pytest.raises(RuntimeError, match=r"^Non-thread-safe operation invoked on an event"):
             await asyncio.to_thread(schedule)
         threadsafe = functools.partial(loop.call_soon_threadsafe, print, "")
         (await asyncio.to_thread(threadsafe)).cancel()
@@ -347,7 +348,7 @@ class TestSlowCallbacks:
         caplog.clear()
         network.dial(server)
         word = loop_word(slow, "_accept_connection2", "own_factory")
-        while not self.said(caplog, word):  # noqa: ASYNC110  # no callback announces it
+        while not self.said(caplog, word):  # no callback announces it
             await asyncio.sleep(0.001)
 
     @pytest.mark.parametrize("duration", [None, "text"])
@@ -571,14 +572,12 @@ class TestUnclosed:
         loop = loop_factory()
         near, far = socket.socketpair()
         with far:
-            protocol = Recorder()
-            loop.run_until_complete(loop.create_connection(lambda: protocol, sock=near))
+            loop.run_until_complete(loop.create_connection(Recorder, sock=near))
             number = near.fileno()
             loop.close()
             del near
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                del protocol
                 gc.collect()
         [warning] = [w for w in caught if "unclosed transport" in str(w.message)]
         assert warning.category is ResourceWarning

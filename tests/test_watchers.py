@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 import weakref
+from typing import ClassVar
 
 import pytest
 
@@ -324,11 +325,13 @@ class TestRemoving:
     def test_another_one(self, loop, pair):
         """Whichever is called first takes the other's turn away."""
         calls = []
+
+        def remove(other):
+            calls.append(loop.remove_reader(other))
+
         for one, other in (pair, pair[::-1]):
             one.send(b"data")
-            loop.add_reader(
-                one, lambda *which: calls.append(loop.remove_reader(which[1])), one, other
-            )
+            loop.add_reader(one, remove, other)
         turns(loop)
         assert calls == [True]
         assert [loop.remove_reader(sock) for sock in pair].count(True) == 1
@@ -368,7 +371,7 @@ class TestRemoving:
 
 
 class TestWhatCanBeWatched:
-    METHODS = ["add_reader", "add_writer", "remove_reader", "remove_writer"]
+    METHODS: ClassVar = ["add_reader", "add_writer", "remove_reader", "remove_writer"]
 
     def call(self, loop, method, what):
         arguments = (what, print) if method.startswith("add") else (what,)
@@ -390,13 +393,13 @@ class TestWhatCanBeWatched:
         ids=repr,
     )
     def test_other_objects(self, loop, method, what):
-        with pytest.raises(ValueError, match="^Invalid file object: "):
+        with pytest.raises(ValueError, match=r"^Invalid file object: "):
             self.call(loop, method, what)
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("error", [ValueError, TypeError, AttributeError])
     def test_a_fileno_that_fails(self, loop, method, error):
-        with pytest.raises(ValueError, match="^Invalid file object: "):
+        with pytest.raises(ValueError, match=r"^Invalid file object: "):
             self.call(loop, method, Numbered(error()))
 
     @pytest.mark.parametrize("method", METHODS)
