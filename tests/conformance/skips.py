@@ -81,7 +81,7 @@ SKIPS = (
         until=(3, 13),
     ),
     Skip(
-        "calls, replaces or reads private parts of asyncio's loop (_run_once, _selector...)",
+        "uses private parts of asyncio's loop (_run_once, _ready, _selector...)",
         (
             "test_events.EventLoopTests.test_timeout_rounding",
             "test_base_events.BaseEventLoopTests.test__add_callback_*",
@@ -97,7 +97,7 @@ SKIPS = (
         ),
     ),
     Skip(
-        "calls, replaces or reads private parts of asyncio's loop (_run_once, _selector...)",
+        "uses private parts of asyncio's loop (_run_once, _ready, _selector...)",
         ("test_base_events.BaseEventLoopTests.test_custom_run_forever_integration",),
         since=(3, 13),
     ),

@@ -4,8 +4,7 @@ use crate::address::Address;
 use crate::engine::Side;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::Core;
-use crate::event_loop::face::Callback;
-use crate::event_loop::{EventLoop, Handle, promise};
+use crate::event_loop::{EventLoop, promise};
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::racing;
 use crate::target::{Kind, Target, check_stream, resolve};
@@ -15,7 +14,6 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -252,32 +250,13 @@ pub(crate) async fn connect_socket(
             _ => return Err(error),
         },
     }
-    writable(core, &socket).await?;
+    core.ready(&socket, Side::Write).await.map_err(|error| match error {
+        Error::Io(error) => error,
+        error => io::Error::other(error),
+    })?;
     match socket.take_error()? {
         Some(error) => Err(error),
         None => Ok(socket),
-    }
-}
-
-async fn writable(core: &Arc<Core>, socket: &Socket) -> io::Result<()> {
-    let (promise, waiter) = promise();
-    let ready = Handle::once(move || _ = promise.set_result(()));
-    core.engine.watch(socket.as_raw_fd(), Side::Write, Callback::Call(ready))?;
-    let _watching = Watching { core, descriptor: socket.as_raw_fd() };
-    core.nudge();
-    waiter.await.map_err(|_| io::Error::other(Misuse::LoopClosed))
-}
-
-/// Ends a watch, however the wait ends.
-struct Watching<'a> {
-    core: &'a Core,
-    descriptor: RawFd,
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        let callback = self.core.engine.unwatch(self.descriptor, Side::Write);
-        drop(callback);
     }
 }
 

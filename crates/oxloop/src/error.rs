@@ -110,6 +110,9 @@ pub enum Misuse {
     /// A `BufferedProtocol` gave no memory to read into.
     #[error("get_buffer() returned an empty buffer")]
     EmptyBuffer,
+    /// The descriptor belongs to a transport or a server: it cannot be watched as well.
+    #[error("File descriptor {0} is used by transport")]
+    UsedByTransport(i32),
     /// `Protocol` state was asked for from inside its own callback.
     #[error("the protocol is running a callback")]
     ProtocolBusy,

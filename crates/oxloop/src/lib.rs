@@ -60,6 +60,7 @@
 //! | *pause*, *resume* | the write buffer is over its high-water mark, at or under its low one | flow control |
 //! | [`Server`] | listening sockets, and the connections they made | `Server` |
 //! | [`Handle`], [`TimerHandle`] | a scheduled callback, to cancel it | the same |
+//! | [`WatchHandle`] | a watched descriptor, to end it | what `add_reader` makes |
 //! | [`Task`] | a future that the loop runs beside others | `Task` |
 //! | [`Promise`], [`Waiter`] | the two halves of a value that will come | `Future` |
 //! | [`ExceptionContext`] | an error that has no caller | the handler's `context` |
@@ -71,7 +72,7 @@
 //! | --- | --- |
 //! | `protocol/` | **what the application writes**: the traits, and how the loop calls them |
 //! | `transport/` | **what the loop hands back**: transports, flow control, write buffer, states |
-//! | `event_loop/` | **what runs it**: running, scheduling, tasks, errors |
+//! | `event_loop/` | **what runs it**: running, scheduling, watching, tasks, errors |
 //! | `connect.rs`, `racing.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
 //! | `unix.rs`, `address.rs` | the same for Unix sockets; names of sockets |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
@@ -113,7 +114,7 @@ pub use bytes::Bytes;
 pub use connect::ConnectOptions;
 pub use error::{Error, Misuse, Result};
 pub use event_loop::{
-    EventLoop, ExceptionContext, Handle, Promise, Sleep, Task, TimerHandle, Waiter,
+    EventLoop, ExceptionContext, Handle, Promise, Sleep, Task, TimerHandle, Waiter, WatchHandle,
     get_running_loop,
 };
 pub use executor::ExecutorCall;

@@ -7,11 +7,13 @@
 mod util;
 
 use oxloop::{ConnectOptions, EventLoop, ServerOptions, Transport};
+use std::future::poll_fn;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use util::*;
@@ -32,6 +34,7 @@ fn no_descriptor_is_left() {
         ("unix connections given up at any point", abandoned_unix_connections),
         ("unix connections and servers that fail", failing_unix_sockets),
         ("signals", signals),
+        ("watched descriptors", watched),
         ("what the loop's end finds", left_open),
     ];
     for &(name, scenario) in scenarios {
@@ -45,6 +48,22 @@ fn no_descriptor_is_left() {
         drop(event_loop);
         assert_eq!(descriptors(), before, "{name}, after the loop's end");
     }
+}
+
+fn watched(event_loop: &EventLoop) {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let owned = || ours.try_clone().unwrap();
+    event_loop.add_reader(owned(), || {}).unwrap().cancel();
+    let (kept, replaced) = (Arc::new(owned()), owned());
+    event_loop.add_writer(kept.clone(), || {}).unwrap();
+    assert!(event_loop.remove_writer(&kept));
+    event_loop.add_writer(replaced, || {}).unwrap().cancel();
+    run(event_loop, async {
+        let other = owned();
+        let mut wait = pin!(event_loop.readable(&other));
+        let poll = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
+        assert!(poll.is_pending());
+    });
 }
 
 fn connections(event_loop: &EventLoop) {
@@ -81,7 +100,7 @@ fn abandoned_connections(event_loop: &EventLoop) {
         let done = run(event_loop, async {
             let mut future = pin!(event_loop.create_connection(|| Recorder::new(&log), ours));
             for _ in 0..polls {
-                let poll = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+                let poll = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
                 if let Poll::Ready(result) = poll {
                     result.unwrap().0.close();
                     return true;
@@ -248,6 +267,8 @@ fn signals(event_loop: &EventLoop) {
 }
 
 fn left_open(event_loop: &EventLoop) {
+    let (ours, _) = UnixStream::pair().unwrap();
+    event_loop.add_reader(ours, || {}).unwrap();
     let server = run(event_loop, event_loop.create_server(|| Echo, ("127.0.0.1", 0))).unwrap();
     let client = TcpStream::connect(server.local_addrs()[0]).unwrap();
     let pair = run(event_loop, async {

@@ -314,17 +314,17 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    /// The handlers of all open streams and listening sockets.
-    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>) {
-        let (mut streams, mut listeners) = (Vec::new(), Vec::new());
+    /// All handlers, and the callbacks of watchers.
+    pub fn handlers(&self) -> Handlers<F> {
+        let mut all = Handlers { streams: Vec::new(), listeners: Vec::new(), watchers: Vec::new() };
         for (_, source) in self.state.lock().sources.iter() {
             match source {
-                Source::Stream(stream) => streams.extend(stream.handler.clone()),
-                Source::Listener(listener) => listeners.push(listener.handler.clone()),
-                Source::Watcher(_) => {}
+                Source::Stream(stream) => all.streams.extend(stream.handler.clone()),
+                Source::Listener(listener) => all.listeners.push(listener.handler.clone()),
+                Source::Watcher(watcher) => all.watchers.extend(watcher.callbacks().cloned()),
             }
         }
-        (streams, listeners)
+        all
     }
 
     /// Whether a descriptor belongs to a stream, and to which.
@@ -335,6 +335,16 @@ impl<F: Face> Engine<F> {
             _ => None,
         }
     }
+}
+
+/// Who hears of what a loop has open.
+pub struct Handlers<F: Face> {
+    /// Of streams.
+    pub streams: Vec<F::Stream>,
+    /// Of listening sockets.
+    pub listeners: Vec<F::Listener>,
+    /// Callbacks of watched descriptors.
+    pub watchers: Vec<F::Callback>,
 }
 
 /// Kept until no lock is held.

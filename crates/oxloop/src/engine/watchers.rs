@@ -159,11 +159,22 @@ impl<F: Face> Engine<F> {
 
     /// Stops watching one side; returns the callback there was, to be cancelled.
     pub fn unwatch(&self, descriptor: RawFd, side: Side) -> Option<F::Callback> {
+        self.unwatch_where(descriptor, side, |_| true)
+    }
+
+    /// Likewise, where the callback is the one that `ours` knows: it runs under the lock and is
+    /// no user code.
+    pub fn unwatch_where(
+        &self,
+        descriptor: RawFd,
+        side: Side,
+        ours: impl FnOnce(&F::Callback) -> bool,
+    ) -> Option<F::Callback> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let token = state.token_of(descriptor)?;
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return None };
-        let old = watcher.slot(side).take();
+        let old = watcher.slot(side).take_if(|callback| ours(callback))?;
         *side.flag(&mut watcher.pending) = false;
         if watcher.wanted() == Interest::NONE {
             // It has no callback any more, so nothing is left to drop.
@@ -171,7 +182,7 @@ impl<F: Face> Engine<F> {
         } else {
             let _ = self.update_watcher(state, token);
         }
-        old
+        Some(old)
     }
 
     /// Ends a [`watch_once`](Self::watch_once); returns its callback.

@@ -4,7 +4,7 @@ use super::EventLoop;
 use super::errors::{ExceptionContext, ExceptionHandler};
 use super::face::{Callback, Cx, RustFace};
 use super::handle::Handle;
-use crate::engine::Engine;
+use crate::engine::{Engine, Handlers};
 use crate::error::{Error, Misuse, Result};
 use crate::executor::Executor;
 use crate::signals::Signals;
@@ -177,10 +177,11 @@ impl Core {
         }
         let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
-        let (streams, listeners) = self.engine.handlers();
+        let Handlers { streams, listeners, watchers } = self.engine.handlers();
         self.engine.close();
         streams.iter().for_each(|stream| stream.0.abandon());
         listeners.iter().for_each(|listener| listener.abandon());
+        watchers.iter().for_each(Callback::cancel);
         self.executor.shutdown();
         let handler = self.exception_handler.lock().take();
         drop(handler);

@@ -39,6 +39,15 @@ pub(crate) enum Callback {
     Nudge,
 }
 
+impl Callback {
+    /// Nobody waits for it any more: lets go of a user's callback.
+    pub(super) fn cancel(&self) {
+        if let Callback::Call(handle) = self {
+            handle.cancel();
+        }
+    }
+}
+
 impl engine::Callback for Callback {
     fn is_cancelled(&self) -> bool {
         match self {

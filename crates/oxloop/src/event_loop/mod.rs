@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `running.rs` | Running and stopping the loop |
 //! | `scheduling.rs`, `handle.rs` | Scheduling callbacks, delayed callbacks; callback handles |
+//! | `watchers.rs` | Watching file descriptors |
 //! | `tasks.rs`, `promise.rs`, `sleep.rs` | Creating futures and tasks |
 //! | `errors.rs` | Error handling API |
 //! | `core.rs` | the shared state, and which thread may act on it |
@@ -18,6 +19,7 @@ mod running;
 mod scheduling;
 mod sleep;
 mod tasks;
+mod watchers;
 
 pub use self::core::get_running_loop;
 pub use errors::ExceptionContext;
@@ -25,6 +27,7 @@ pub use handle::{Handle, TimerHandle};
 pub use promise::{Promise, Waiter};
 pub use sleep::Sleep;
 pub use tasks::Task;
+pub use watchers::WatchHandle;
 
 pub(crate) use promise::promise;
 pub(crate) use sleep::next_turn;
