@@ -22,7 +22,9 @@ pub(super) fn recv_now<'py>(
     count: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = sock.py();
-    let (Some(socket), Ok(room)) = (plain(sock)?, count.extract::<usize>()) else {
+    // Nothing at all, and what is no number, Python decides without the system.
+    let room = count.extract().ok().filter(|&room: &usize| room > 0);
+    let (Some(socket), Some(room)) = (plain(sock)?, room) else {
         return unless_blocked(py, sock.call_method1(pyo3::intern!(py, "recv"), (count,)));
     };
     let result = bytes::filled(py, room, |memory| {
