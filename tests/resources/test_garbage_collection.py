@@ -413,3 +413,43 @@ class TestTasks:
 
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
+
+
+def test_collections_at_every_moment(loop_factory):
+    """A collection may come at any allocation: no object is seen before it is complete."""
+
+    async def echo() -> bytes:
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"data")
+        loop.call_soon(int)
+        loop.call_later(0, int)
+        answer = await reader.read(100)
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+        return answer
+
+    async def serve(reader, writer):
+        writer.write(await reader.read(100))
+        writer.close()
+
+    old = gc.get_threshold()
+    # The test session's own objects would be walked each time.
+    gc.freeze()
+    try:
+        for threshold in (1, 2, 3, 5, 7):
+            gc.set_threshold(threshold)
+            loop = loop_factory()
+            asyncio.set_event_loop(loop)
+            for _ in range(5):
+                assert loop.run_until_complete(echo()) == b"data"
+            shut_down(loop)
+    finally:
+        gc.set_threshold(*old)
+        gc.unfreeze()
+        asyncio.set_event_loop(None)

@@ -26,6 +26,9 @@ const IDLE: u8 = 2;
 /// `_close` was called.
 const CLOSED: u8 = 4;
 
+/// What `BaseLoop::made` holds in a complete object.
+const MADE: u8 = 1;
+
 /// An event loop's native part: scheduling, transports, servers, descriptors.
 #[pyclass(subclass, frozen, module = "oxloop._oxloop")]
 pub(crate) struct BaseLoop {
@@ -36,6 +39,9 @@ pub(crate) struct BaseLoop {
     thread: AtomicU64,
     /// Which thread-safe handle runs.
     pub(crate) guard: Guard,
+    /// Zero while the object is being made: making a subclass's instance dictionary may set off a
+    /// collection.
+    made: u8,
 }
 
 impl BaseLoop {
@@ -97,10 +103,14 @@ impl BaseLoop {
             flags: AtomicU8::new(IDLE),
             thread: AtomicU64::new(0),
             guard: Guard::default(),
+            made: MADE,
         })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.made != MADE {
+            return Ok(());
+        }
         self.engine.visit(|referent| match referent {
             Referent::Callback(handle) => visit.call(handle.0.as_py()),
             Referent::Stream(StreamRef(transport)) => visit.call(transport),

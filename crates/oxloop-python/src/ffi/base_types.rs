@@ -4,7 +4,12 @@
 //! layout it knows. So for each asyncio base a raw heap type is made at run time which does
 //! nothing but name that layout, and the `#[pyclass]` extends the raw type. PyO3's dealloc frees
 //! the object through it and drops the type's reference itself, so the raw dealloc must not.
+//!
+//! An instance is shown to the collector only when it is complete ([`new`]): CPython would show it
+//! as soon as it has memory, and before PyO3 has filled that in it makes an instance dictionary
+//! (3.11, 3.12), which may set off a collection.
 
+use pyo3::PyClass;
 use pyo3::ffi;
 use pyo3::impl_::pycell::PyClassObjectBase;
 use pyo3::impl_::pyclass::{PyClassBaseType, PyClassImpl};
@@ -59,10 +64,45 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// Makes an instance of a class over one of the bases.
+pub(crate) fn new<'py, T>(
+    py: Python<'py>,
+    value: impl Into<PyClassInitializer<T>>,
+) -> PyResult<Bound<'py, T>>
+where
+    T: PyClass,
+{
+    let object = Bound::new(py, value)?;
+    // SAFETY: attached; a complete instance of a collected type, which `allocate` left untracked.
+    unsafe {
+        if ffi::PyObject_GC_IsTracked(object.as_ptr()) == 0 {
+            ffi::PyObject_GC_Track(object.as_ptr().cast());
+        }
+    }
+    Ok(object)
+}
+
+/// Memory for an instance, which the collector does not know yet.
+unsafe extern "C" fn allocate(
+    class: *mut ffi::PyTypeObject,
+    items: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: called attached, by `object.__new__`, with a class over one of ours, which is
+    // collected; the result is a zeroed instance or NULL.
+    unsafe {
+        let object = ffi::PyType_GenericAlloc(class, items);
+        if !object.is_null() {
+            ffi::PyObject_GC_UnTrack(object.cast());
+        }
+        object
+    }
+}
+
 /// A heap type of the same size over `base`, a Python class whose only slot is `_extra`.
 fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
     let py = base.py();
     let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_alloc, pfunc: allocate as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_clear, pfunc: clear as *mut c_void },

@@ -7,7 +7,7 @@ use crate::error::os_error;
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
-use crate::ffi::base_types::TransportBase;
+use crate::ffi::base_types::{self, TransportBase};
 use crate::ffi::bytes::{BytesData, copy_of};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
@@ -106,8 +106,7 @@ pub(crate) fn open(
         late_writes: AtomicU32::new(1),
         parts: Mutex::new(parts),
     };
-    let initializer = PyClassInitializer::from(transport);
-    let transport = Bound::new(py, initializer)?;
+    let transport = base_types::new(py, PyClassInitializer::from(transport))?;
     if let Some(server) = origin.server {
         if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
