@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import ClientTimeout, web
+from aiohttp import ClientSession, ClientTimeout, web
 
 from tests.support import TIME_LIMIT
 
@@ -46,6 +46,20 @@ def url_of(runner: web.AppRunner) -> str:
     """Return where the first site of `runner` is."""
     host, port = runner.addresses[0][:2]
     return f"http://{host}:{port}"
+
+
+def idle_connection(client: ClientSession) -> Any:
+    """Return the protocol of the only connection that `client` keeps."""
+    assert client.connector is not None
+    ((connection,),) = client.connector._conns.values()
+    return connection[0]
+
+
+async def closed(protocol: Any) -> None:
+    """Wait until a connection of a client is lost."""
+    future = protocol.closed
+    if future is not None:  # not lost yet
+        await future
 
 
 def digest_of(data: bytes) -> str:

@@ -17,10 +17,12 @@ from tests.support import TIME_LIMIT, listen
 from .aiohttps import (
     MB,
     PATIENT,
+    closed,
     data,
     digest,
     digest_of,
     echo,
+    idle_connection,
     peer,
     pieces,
     running,
@@ -171,9 +173,7 @@ class TestKeepAlive:
             async with session(connector=aiohttp.TCPConnector(limit=1)) as client:
                 async with client.get(f"{url}/peer") as response:
                     first = await response.json()
-                (kept,) = next(iter(client.connector._conns.values()))
-                protocol = kept[0]
-                await protocol.closed  # the future that connection_lost completes
+                await closed(idle_connection(client))
                 async with client.get(f"{url}/peer") as response:
                     assert await response.json() != first
 

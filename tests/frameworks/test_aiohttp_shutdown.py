@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from tests.support import TIME_LIMIT, child, hops, script
 
-from .aiohttps import PATIENT, running, say, serving, url_of
+from .aiohttps import PATIENT, closed, idle_connection, running, say, serving, url_of
 from .app import pattern
 
 pytestmark = pytest.mark.usefixtures("silence")
@@ -33,10 +33,9 @@ class TestRunner:
             async with serving(say) as url:
                 async with client.get(f"{url}/say?word=once") as response:
                     assert await response.text() == "once"
-                (kept,) = next(iter(client.connector._conns.values()))
-                protocol = kept[0]
+                protocol = idle_connection(client)
                 assert protocol.is_connected()
-            await protocol.closed
+            await closed(protocol)
             await assert_refused(url)
 
     async def test_requests_are_finished(self, loop):
