@@ -3,6 +3,7 @@
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
 use crate::ffi::bytes::{Piece, View};
+use crate::ffi::calls;
 use crate::imports::imports;
 use oxloop::engine::Written;
 use pyo3::exceptions::PyResourceWarning;
@@ -156,7 +157,9 @@ pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
         None => Ok(()),
     };
     let detached = match &parts.server {
-        Some(server) => server.call_method1(py, intern!(py, "_detach"), (slf,)).map(drop),
+        Some(server) => {
+            calls::method(server.bind(py), intern!(py, "_detach"), [slf.as_any()]).map(drop)
+        }
         None => Ok(()),
     };
     closed.and(detached)
@@ -189,6 +192,6 @@ pub(super) fn abandon(
 
 /// Closes the socket behind a TransportSocket.
 pub(super) fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
-    socket.getattr(intern!(socket.py(), "_sock"))?.call_method0(intern!(socket.py(), "close"))?;
-    Ok(())
+    let sock = socket.getattr(intern!(socket.py(), "_sock"))?;
+    calls::method(&sock, intern!(socket.py(), "close"), []).map(drop)
 }

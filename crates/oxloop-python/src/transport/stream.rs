@@ -9,9 +9,9 @@ use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::{BytesData, View};
-use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
+use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
@@ -109,7 +109,9 @@ pub(crate) fn open(
     let initializer = PyClassInitializer::from(transport);
     let transport = Bound::new(py, initializer)?;
     if let Some(server) = origin.server {
-        if let Err(error) = server.call_method1(pyo3::intern!(py, "_attach"), (&transport,)) {
+        if let Err(error) =
+            calls::method(&server, pyo3::intern!(py, "_attach"), [transport.as_any()])
+        {
             // The server was closed meanwhile: the connection is, too.
             transport.get().parts.lock().server = None;
             transport.get().discard(py);
@@ -300,6 +302,7 @@ impl StreamTransport {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_reading(this.token) {
+            this.event_loop(py).get().check_closed()?;
             let context = context::copy_current(py)?;
             let old = this.parts.lock().read_context.replace(context);
             drop(old);
