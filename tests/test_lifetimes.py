@@ -106,7 +106,9 @@ class TestClose:
         refused = []
 
         def callback():
-            with pytest.raises(RuntimeError, match="^Cannot close a running event loop$") as caught:
+            with pytest.raises(
+                RuntimeError, match=r"^Cannot close a running event loop$"
+            ) as caught:
                 loop.close()
             refused.append(caught.value)
 
@@ -189,19 +191,25 @@ class TestShutdown:
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), loop).result()
             """,
             """
+            ready = threading.Event()
             async def busy():
-                while True:
+                for step in range(sys.maxsize):
+                    if step == 1000:
+                        ready.set()
                     await asyncio.sleep(0)
             thread = threading.Thread(target=loop.run_until_complete, args=(busy(),), daemon=True)
             thread.start()
-            time.sleep(0.01)
+            ready.wait()
             """,
             """
-            def tick():
-                loop.call_later(0.0001, tick)
-            loop.call_soon(tick)
+            ready = threading.Event()
+            def tick(step):
+                if step == 100:
+                    ready.set()
+                loop.call_later(0.0001, tick, step + 1)
+            loop.call_soon(tick, 0)
             threading.Thread(target=loop.run_forever, daemon=True).start()
-            time.sleep(0.01)
+            ready.wait()
             """,
             """
             ready = threading.Event()
@@ -359,6 +367,7 @@ class TestShutdown:
         assert (outcome.code, outcome.output, outcome.errors) == (code, "", "")
 
     def test_a_signal_handler_left(self, loop_spec):
+        skip_stock_bug(loop_spec, PYTHON == (3, 13), "its close() fails at shutdown")
         outcome = self.run(
             """
             loop = new_event_loop()
@@ -370,7 +379,7 @@ class TestShutdown:
             "dev",
         )
         assert (outcome.code, outcome.output) == (0, "end\n")
-        assert "skipping signal handlers removal" in outcome.errors
+        assert "unclosed event loop" in outcome.errors
         assert "Traceback" not in outcome.errors
 
 
@@ -426,7 +435,7 @@ class TestRunner:
 
         async def main():
             loops.append(asyncio.get_running_loop())
-            reader, writer = await asyncio.open_connection(sock=near)
+            _, writer = await asyncio.open_connection(sock=near)
             writer.close()
             await writer.wait_closed()
 
