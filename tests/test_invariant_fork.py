@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .support import run_script, skip_stock_bug
+import textwrap
+
+import pytest
+
+from .support import child, run_script, skip_stock_bug
 
 
 class TestInvariant9Fork:
@@ -147,6 +151,111 @@ class TestInvariant9Fork:
     """,
             loop_spec,
         )
+
+    def test_forked_from_inside_a_callback(self, loop_spec):
+        """The child ends there, with exit handlers and all, and the parent's turn goes on."""
+        self.check(
+            """
+    def callback():
+        fork(lambda: None)
+        number = os.fork()
+        if number == 0:
+            os.execv(sys.executable, [sys.executable, "-c", ""])
+        assert os.waitpid(number, 0)[1] == 0
+        loop.stop()
+
+    loop.call_soon(callback)
+    loop.run_forever()
+    check_parent()
+    """,
+            loop_spec,
+        )
+
+    def test_what_was_written_before_is_sent_once(self, loop_spec):
+        self.check(
+            """
+    async def main():
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        transport, _ = await loop.create_connection(Echo, *server.sockets[0].getsockname())
+        near, far = socket.socketpair()
+        protocol = Echo()
+        await loop.create_connection(lambda: protocol, sock=near)
+        protocol.transport.write(b"once")
+        fork(lambda: None)
+        protocol.transport.close()
+        far.settimeout(20)
+        received = b""
+        while data := await loop.run_in_executor(None, far.recv, 100):
+            received += data
+        assert received == b"once", received
+        transport.abort()
+        server.close()
+
+    loop.run_until_complete(main())
+    check_parent()
+    """,
+            loop_spec,
+        )
+
+    def test_a_child_that_goes_on_in_the_loop(self, loop_spec):
+        """It is told that the loop is its parent's, and the parent notices nothing."""
+        skip_stock_bug(loop_spec, True, "both processes run on one selector")
+        self.check(
+            """
+    def callback():
+        global number
+        number = os.fork()
+        if number:
+            loop.stop()
+
+    loop.call_soon(callback)
+    try:
+        loop.run_forever()
+    except RuntimeError as error:
+        os._exit(0 if number == 0 and "parent process" in str(error) else 1)
+    assert os.waitpid(number, 0)[1] == 0
+    check_parent()
+    """,
+            loop_spec,
+        )
+
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    def test_multiprocessing(self, loop_spec, method, tmp_path):
+        """From inside the running loop: the child has a loop of its own."""
+        program = tmp_path / "program.py"
+        program.write_text(
+            textwrap.dedent(
+                f"""
+                import asyncio, importlib, multiprocessing, sys, warnings
+
+                module, _, name = sys.argv[1].partition(":")
+
+                def work(pipe):
+                    loop = getattr(importlib.import_module(module), name)()
+                    pipe.send(loop.run_until_complete(asyncio.sleep(0.001, "child")))
+                    loop.close()
+
+                async def main():
+                    context = multiprocessing.get_context({method!r})
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=work, args=(theirs,))
+                    process.start()
+                    loop = asyncio.get_running_loop()
+                    print(await loop.run_in_executor(None, ours.recv))
+                    await loop.run_in_executor(None, process.join)
+                    print(process.exitcode)
+
+                if __name__ == "__main__":
+                    warnings.simplefilter("ignore")  # of threads beside a fork
+                    loop = getattr(importlib.import_module(module), name)()
+                    loop.run_until_complete(main())
+                    loop.run_until_complete(loop.shutdown_default_executor())
+                    loop.close()
+                """
+            )
+        )
+        with child(str(program), loop_spec) as process:
+            assert process.finish().check() == "child\n0\n"
 
     def test_while_other_threads_use_the_loop(self, loop_spec):
         """No lock that another thread held at the fork keeps the child waiting."""

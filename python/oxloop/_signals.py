@@ -125,10 +125,16 @@ class SignalMixin(RunningMixin):
         if self._signal_handlers:
             return
         try:
-            signal.set_wakeup_fd(-1)
+            other = signal.set_wakeup_fd(-1)
+            if other != -1 and not self._is_wakeup_fd(other):
+                # Another loop's, or the program's.
+                signal.set_wakeup_fd(other)
         except (ValueError, OSError) as error:
             logger.info("set_wakeup_fd(-1) failed: %s", error)
         self._close_wakeup_sockets()
+
+    def _is_wakeup_fd(self, fd: int) -> bool:
+        return self._wakeup_sockets is not None and self._wakeup_sockets[1].fileno() == fd
 
     def _close_wakeup_sockets(self) -> None:
         if self._wakeup_sockets is None:

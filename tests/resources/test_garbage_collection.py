@@ -166,15 +166,32 @@ class TestLoop:
             assert witness.alive == []
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    @pytest.mark.parametrize("end", ["close", "abort", "write_eof", "call_soon", "call_later"])
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "close",
+            "abort",
+            "write_eof",
+            "call_soon",
+            "call_soon_threadsafe",
+            "call_soon_threadsafe in the last turn",
+            "call_later",
+            "add_reader",
+        ],
+    )
     def test_dropped_with_something_queued_between_runs(self, loop_factory, witness, end):
         """What is queued while the loop does not run is seen by the collector, too."""
         near, far = socket.socketpair()
         loop = loop_factory()
         connect = loop.create_connection(Recorder, sock=near)
         transport, protocol = loop.run_until_complete(connect)
-        if end == "call_soon":
-            loop.call_soon(transport.close)
+        if end in ("call_soon", "call_soon_threadsafe"):
+            getattr(loop, end)(transport.close)
+        elif end == "call_soon_threadsafe in the last turn":
+            loop.call_soon(loop.call_soon_threadsafe, transport.close)
+            turns(loop)
+        elif end == "add_reader":
+            loop.add_reader(far, transport.close)
         elif end == "call_later":
             loop.call_later(60, transport.close)
         else:

@@ -1,8 +1,12 @@
 //! The engine's errors as Python exceptions: the type and the errno are asyncio's.
 
+use crate::event_loop::BaseLoop;
+use crate::ffi::calls;
 use crate::imports::imports;
 use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use std::io;
 
 /// OSError with errno and the system's text; Python picks the subclass (ConnectionResetError...).
@@ -20,6 +24,15 @@ pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
 /// The exception of an error, with its traceback: before Python 3.12 that is kept beside it.
 pub(crate) fn exception<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyBaseException> {
     error.clone_ref(py).into_value(py).into_bound(py)
+}
+
+/// `loop.call_exception_handler(context)`.
+pub(crate) fn call_exception_handler(
+    event_loop: &Bound<'_, BaseLoop>,
+    context: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let name = intern!(event_loop.py(), "call_exception_handler");
+    calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
 }
 
 /// Whether an exception leaves `run_forever` instead of going to the exception handler.

@@ -4,9 +4,11 @@
 //! Here the loop says which handle it runs, and only who has to wait makes a lock.
 
 use crate::event_loop::BaseLoop;
+use crate::ffi::calls;
 use crate::ffi::handle::{self, RawHandle};
 use crate::ffi::lock::StateLock;
 use lock_api::Mutex;
+use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,7 +61,7 @@ pub(crate) fn wait(handle: &Bound<'_, PyAny>) -> PyResult<()> {
         guard.waiters.lock().push(lock.clone().unbind());
         if runs() {
             // Interrupted by a signal's exception as any lock's.
-            lock.call_method0("acquire")?;
+            calls::method(&lock, intern!(py, "acquire"), [])?;
         }
     }
     Ok(())

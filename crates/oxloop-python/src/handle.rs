@@ -1,6 +1,6 @@
 //! Handles: how a scheduled call runs, is reported and is cancelled.
 
-use crate::error::exception;
+use crate::error::{call_exception_handler, exception};
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::ffi::context;
@@ -12,6 +12,7 @@ use crate::ffi::template::Captured;
 use crate::guard;
 use crate::imports::{imports, logger};
 use oxloop::engine::Callback;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyTuple};
 
@@ -99,8 +100,7 @@ impl PyHandle {
         if traceback.is_truthy()? {
             context.set_item("source_traceback", traceback)?;
         }
-        event_loop.call_method1("call_exception_handler", (context,))?;
-        Ok(())
+        call_exception_handler(event_loop, &context)
     }
 }
 
@@ -120,8 +120,10 @@ pub(crate) fn timed<R>(
     event_loop.setattr("_current_handle", py.None())?;
     let result = result?;
     if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
-        let text = imports(py)?.format_handle.call1(py, (handle,))?;
-        logger(py)?.call_method1("warning", ("Executing %s took %.3f seconds", text, took))?;
+        let text = calls::function(imports(py)?.format_handle.bind(py), [handle])?;
+        let format = intern!(py, "Executing %s took %.3f seconds").as_any();
+        let took = PyFloat::new(py, took);
+        calls::method(logger(py)?, intern!(py, "warning"), [format, &text, took.as_any()])?;
     }
     Ok(result)
 }
@@ -212,7 +214,7 @@ pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
             }
             if base.is_debug() {
                 // Kept for the log: the callback is let go.
-                repr = Some(handle.repr()?.into_any());
+                repr = Some(calls::repr(handle)?);
             }
         }
     }

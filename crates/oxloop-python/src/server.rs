@@ -1,11 +1,11 @@
 //! What hears of a listening socket: makes a transport for each connection taken.
 
 use crate::address::Address;
-use crate::error::{exception, leaves_loop, os_error};
+use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
-use crate::ffi::context;
 use crate::ffi::references::clone_attached;
+use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use crate::imports::logger;
 use crate::transport::extra_info::socket_of;
@@ -81,7 +81,7 @@ impl Listener {
         let lender = socket.clone();
         let opened = context::run(inside.bind(py), || {
             Ok((|| {
-                let protocol = self.protocol_factory.bind(py).call0()?;
+                let protocol = calls::function(self.protocol_factory.bind(py), [])?;
                 let origin = Origin {
                     peer,
                     descriptor,
@@ -119,8 +119,7 @@ impl Listener {
         context.set_item("exception", os_error(py, &error).into_value(py))?;
         let socket = py.import("asyncio.trsock")?.call_method1("TransportSocket", (&self.sock,))?;
         context.set_item("socket", socket)?;
-        cx.call_method1("call_exception_handler", (context,))?;
-        Ok(())
+        call_exception_handler(cx, &context)
     }
 }
 
@@ -177,7 +176,7 @@ impl ListenerHandler<PyFace> for ListenerRef {
             if let Some(protocol) = refused.protocol {
                 context.set_item("protocol", protocol)?;
             }
-            cx.call_method1("call_exception_handler", (context,))?;
+            call_exception_handler(cx, &context)?;
         }
         Ok(())
     }

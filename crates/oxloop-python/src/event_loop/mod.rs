@@ -77,6 +77,16 @@ impl BaseLoop {
         }
     }
 
+    /// RuntimeError in a child of the process that made the loop.
+    fn check_process(&self) -> PyResult<()> {
+        if self.engine.is_forked() {
+            let message = "the event loop was made by the parent process: \
+                           after fork, make a new one";
+            return Err(PyRuntimeError::new_err(message));
+        }
+        Ok(())
+    }
+
     /// RuntimeError once the loop is closed.
     #[inline]
     pub(crate) fn check_closed(&self) -> PyResult<()> {
@@ -128,17 +138,13 @@ impl BaseLoop {
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
         let base = slf.get();
         base.check_closed()?;
-        if base.engine.is_forked() {
-            let message = "the event loop was made by the parent process: \
-                           after fork, make a new one";
-            return Err(PyRuntimeError::new_err(message));
-        }
+        base.check_process()?;
         base.set(IDLE, false);
         let result = base.engine.run(slf);
         base.set(IDLE, true);
         // From here on the loop may become garbage: the collector has to see what is queued.
         base.engine.each_queued(|handle| handle.0.track());
-        result
+        result.and_then(|()| base.check_process())
     }
 
     /// Stops the loop once the present turn is complete.

@@ -7,9 +7,10 @@ use crate::ffi::template::{self, Captured};
 use crate::handle::PyHandle;
 use crate::imports::imports;
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyFloat, PyTuple};
+use pyo3::types::{PyFloat, PyString, PyTuple};
 
 #[inline]
 pub(crate) fn call_soon(
@@ -167,14 +168,14 @@ pub(crate) fn queue(
 #[cold]
 pub(crate) fn present_stack(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let functions = imports(py)?;
-    let frame = functions.getframe.call1(py, (0,))?;
-    Ok(functions.extract_stack.call1(py, (frame,))?.into_bound(py))
+    let frame = functions.getframe.bind(py).call1((0,))?;
+    calls::function(functions.extract_stack.bind(py), [&frame])
 }
 
 /// In debug mode only the loop's own thread may schedule.
 #[cold]
 fn check_thread(slf: &Bound<'_, BaseLoop>) -> PyResult<()> {
-    slf.call_method0("_check_thread").map(drop)
+    calls::method(slf.as_any(), intern!(slf.py(), "_check_thread"), []).map(drop)
 }
 
 /// In debug mode coroutines and what cannot be called are refused.
@@ -184,7 +185,9 @@ fn check_callback(
     callback: &Bound<'_, PyAny>,
     method: &str,
 ) -> PyResult<()> {
-    slf.call_method1("_check_callback", (callback, method)).map(drop)
+    let method = PyString::new(slf.py(), method).into_any();
+    let name = intern!(slf.py(), "_check_callback");
+    calls::method(slf.as_any(), name, [callback, &method]).map(drop)
 }
 
 pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {

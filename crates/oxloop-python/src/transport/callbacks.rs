@@ -3,7 +3,7 @@
 
 use super::extra_info;
 use super::stream::{SOURCE_TRACEBACK, StreamRef, StreamTransport};
-use crate::error::{exception, leaves_loop, os_error};
+use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
@@ -15,7 +15,7 @@ use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use std::io;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -158,7 +158,7 @@ impl StreamHandler<PyFace> for StreamRef {
                 context.set_item("message", "Exception in callback protocol.connection_lost()")?;
                 context.set_item("exception", exception(py, &error))?;
                 context.set_item("transport", transport)?;
-                cx.call_method1("call_exception_handler", (context,)).map(drop)
+                call_exception_handler(cx, &context)
             }
             result => result,
         }
@@ -312,7 +312,7 @@ impl StreamRef {
         context.set_item("exception", exception(py, &error))?;
         context.set_item("transport", transport)?;
         context.set_item("protocol", transport.get().get_protocol_object(py))?;
-        cx.call_method1("call_exception_handler", (context,)).map(drop)
+        call_exception_handler(cx, &context)
     }
 }
 
@@ -337,7 +337,8 @@ impl StreamTransport {
     pub(super) fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
         let py = slf.py();
         if self.event_loop(py).get().is_debug() {
-            logger(py)?.call_method1("debug", (text, slf))?;
+            let text = PyString::new(py, text).into_any();
+            calls::method(logger(py)?, intern!(py, "debug"), [&text, slf.as_any()])?;
         }
         Ok(())
     }

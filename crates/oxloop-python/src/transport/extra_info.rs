@@ -3,6 +3,7 @@
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
 use crate::ffi::bytes::{Piece, copy_of};
+use crate::ffi::calls;
 use crate::imports::imports;
 use oxloop::engine::Written;
 use pyo3::exceptions::PyResourceWarning;
@@ -186,9 +187,9 @@ pub(super) fn attach(
 ) -> PyResult<()> {
     let name = intern!(server.py(), "_attach");
     let attached = if cfg!(Py_3_13) {
-        server.call_method1(name, (transport,))
+        calls::method(server, name, [transport.as_any()])
     } else {
-        server.call_method0(name)
+        calls::method(server, name, [])
     };
     attached.map(drop)
 }
@@ -211,6 +212,6 @@ fn detach(
 
 /// Closes the socket behind a TransportSocket.
 pub(super) fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
-    socket.getattr(intern!(socket.py(), "_sock"))?.call_method0(intern!(socket.py(), "close"))?;
-    Ok(())
+    let sock = socket.getattr(intern!(socket.py(), "_sock"))?;
+    calls::method(&sock, intern!(socket.py(), "close"), []).map(drop)
 }

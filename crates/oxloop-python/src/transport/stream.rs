@@ -299,6 +299,7 @@ impl StreamTransport {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_reading(this.token) {
+            this.event_loop(py).get().check_closed()?;
             let context = context::copy_current(py)?;
             let old = this.parts.lock().read_context.replace(context);
             drop(old);

@@ -47,7 +47,7 @@ enum Wait {
 
 impl<F: Face> Engine<F> {
     /// Runs turns until [`stop`](Self::stop): at least one, and the one in which it is called
-    /// completes.
+    /// completes. A turn in which the process was forked is the child's last.
     ///
     /// # Errors
     /// What made a callback leave. What was not run yet stays for the next run.
@@ -61,7 +61,8 @@ impl<F: Face> Engine<F> {
             if let Err(leave) = self.turn(cx, &selector, &mut work) {
                 break Err(leave);
             }
-            if self.state.lock().stopping {
+            // A callback that forked returns in the child as well: the selector is its parent's.
+            if self.state.lock().stopping || self.is_forked() {
                 break Ok(());
             }
         };
