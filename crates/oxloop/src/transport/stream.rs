@@ -284,6 +284,8 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn writing_deferred(&self, _: Cx<'_>) {}
 
+    fn drained(&self, _: Cx<'_>) {}
+
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
     /// the exception handler.
     fn failed(&self, cx: Cx<'_>, failure: Failure, error: io::Error) -> Result<(), Infallible> {
