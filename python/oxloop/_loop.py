@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
+from ._pipes import PipeMixin
+from ._sendfile import SendfileMixin
 from ._signals import SignalMixin
 from ._tasks import TaskMixin
 from ._unix import UnixMixin
@@ -17,12 +19,19 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(UnixMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(UnixMixin, PipeMixin, SendfileMixin, SignalMixin, TaskMixin, ErrorMixin): ...
 
 else:
     # The native class comes first: see _base.py.
     class _Sections(
-        BaseLoop, UnixMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
+        BaseLoop,
+        UnixMixin,
+        PipeMixin,
+        SendfileMixin,
+        SignalMixin,
+        TaskMixin,
+        ErrorMixin,
+        asyncio.AbstractEventLoop,
     ):
         __doc__ = None
 

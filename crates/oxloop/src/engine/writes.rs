@@ -23,6 +23,8 @@ pub enum Written {
     Taken,
     /// Refused: `write_eof()` came before.
     AfterEof,
+    /// Refused: sendfile is in progress.
+    Held,
     /// Dropped: the connection is lost.
     Lost,
 }
@@ -83,7 +85,7 @@ impl<F: Face> Engine<F> {
         let mut sent = 0;
         if deferred {
             let Some(socket) = stream.descriptor.borrow() else { return Ok(Written::Lost) };
-            match sys::send(socket, data.bytes()) {
+            match stream.medium.send(socket, data.bytes()) {
                 Ok(count) if count == len => return Ok(Written::Taken),
                 Ok(count) => sent = count,
                 Err(error) if is_transient(&error) => {}
@@ -139,7 +141,9 @@ impl<F: Face> Engine<F> {
                     }
                 }
                 let result = match stream.descriptor.borrow() {
-                    Some(socket) if deferred => sys::send_vectored(socket, &buffer.slices(1024)),
+                    Some(socket) if deferred => {
+                        stream.medium.send_vectored(socket, &buffer.slices(1024))
+                    }
                     _ => Ok(0),
                 };
                 match result {
@@ -179,13 +183,14 @@ impl<F: Face> Engine<F> {
             let Some(Source::Stream(stream)) = state.sources.get(token) else {
                 return Ok(Begun::Ended(Written::Lost));
             };
-            if stream.state.is_write_ended() {
-                return Ok(Begun::Ended(Written::AfterEof));
+            if !stream.state.may_write() {
+                let ended = stream.state.is_write_ended();
+                return Ok(Begun::Ended(if ended { Written::AfterEof } else { Written::Held }));
             }
             if len == 0 {
                 return Ok(Begun::Ended(Written::Taken));
             }
-            if stream.state.is_lost() {
+            if stream.medium.refuses_writes(stream.state) {
                 return Ok(Begun::Ended(Written::Lost));
             }
             let limits = stream.flow.limits();
@@ -316,8 +321,8 @@ impl<F: Face> Engine<F> {
             return Ok(());
         };
         let result = match gather.single() {
-            Some(bytes) => sys::send(socket, bytes),
-            None => sys::send_vectored(socket, &gather.slices()),
+            Some(bytes) => stream.medium.send(socket, bytes),
+            None => stream.medium.send_vectored(socket, &gather.slices()),
         };
         let sent = match result {
             Ok(sent) if sent == gather.len() => {
@@ -358,8 +363,8 @@ impl<F: Face> Engine<F> {
             return Ok(());
         };
         let result = match buffer.single() {
-            Some(bytes) => sys::send(socket, bytes),
-            None => sys::send_vectored(socket, &buffer.slices(SLICES)),
+            Some(bytes) => stream.medium.send(socket, bytes),
+            None => stream.medium.send_vectored(socket, &buffer.slices(SLICES)),
         };
         match result {
             Ok(count) => buffer.consume(count),
@@ -378,14 +383,19 @@ impl<F: Face> Engine<F> {
             // It may have written more.
             self.flush_stream(cx, token)?;
         }
+        let mut held = false;
         let step = self.with_stream(token, |stream| {
             if stream.buffered_bytes() > 0 {
                 return Step::Nothing;
             }
             stream.buffer = None;
+            held = stream.state.is_writing_held();
             stream.state.drained()
         });
         self.update(token);
+        if held {
+            handler.drained(cx);
+        }
         self.follow(cx, token, step.unwrap_or(Step::Nothing))
     }
 }
