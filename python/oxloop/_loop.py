@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
 from ._signals import SignalMixin
+from ._subprocesses import SubprocessMixin
 from ._tasks import TaskMixin
 from ._unix import UnixMixin
 
@@ -17,12 +18,18 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(UnixMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(UnixMixin, SubprocessMixin, SignalMixin, TaskMixin, ErrorMixin): ...
 
 else:
     # The native class comes first: see _base.py.
     class _Sections(
-        BaseLoop, UnixMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
+        BaseLoop,
+        UnixMixin,
+        SubprocessMixin,
+        SignalMixin,
+        TaskMixin,
+        ErrorMixin,
+        asyncio.AbstractEventLoop,
     ):
         __doc__ = None
 
