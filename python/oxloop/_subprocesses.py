@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._base import logger
 from ._children import ChildMixin
+from ._pipes import PipeMixin
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -50,7 +51,7 @@ class _UnixSubprocessTransport(_BaseTransport):
                 stream.close()
 
 
-class SubprocessMixin(ChildMixin):
+class SubprocessMixin(PipeMixin, ChildMixin):
     """`subprocess_exec` and `subprocess_shell`."""
 
     async def subprocess_shell(

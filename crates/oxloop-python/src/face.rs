@@ -6,7 +6,7 @@ use crate::ffi::calls::check_signals;
 use crate::ffi::lock::StateLock;
 use crate::handle::PyHandle;
 use crate::server::ListenerRef;
-use crate::transport::stream::StreamRef;
+use crate::transport::TransportRef;
 use oxloop::engine::Face;
 use pyo3::prelude::*;
 use std::io;
@@ -20,7 +20,7 @@ impl Face for PyFace {
     type Context<'a> = &'a Bound<'a, BaseLoop>;
     type Callback = PyHandle;
     type Bytes = KeptBytes;
-    type Stream = StreamRef;
+    type Stream = TransportRef;
     type Listener = ListenerRef;
     type Leave = PyErr;
 

@@ -11,8 +11,10 @@ use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
 use crate::guard::Guard;
 use crate::server::ListenerRef;
+use crate::transport::TransportRef;
+use crate::transport::pipe::{self, PipeRef};
 use crate::transport::stream::StreamRef;
-use oxloop::engine::{Engine, Referent};
+use oxloop::engine::{Engine, PipeEnd, Referent};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -103,7 +105,7 @@ impl BaseLoop {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.engine.visit(|referent| match referent {
             Referent::Callback(handle) => visit.call(handle.0.as_py()),
-            Referent::Stream(StreamRef(transport)) => visit.call(transport),
+            Referent::Stream(transport) => transport.traverse(&visit),
             Referent::Listener(ListenerRef(listener)) => visit.call(listener),
         })
     }
@@ -268,7 +270,7 @@ impl BaseLoop {
         watchers::remove(slf, fd, oxloop::engine::Side::Write)
     }
 
-    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<StreamRef>> {
+    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<TransportRef>> {
         Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
     }
 
@@ -315,6 +317,28 @@ impl BaseLoop {
         server: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<StreamRef> {
         connections::make_socket_transport(slf, sock, protocol, waiter, extra, server)
+    }
+
+    #[pyo3(signature = (pipe, protocol, waiter = None, extra = None))]
+    fn _make_read_pipe_transport(
+        slf: &Bound<'_, Self>,
+        pipe: Bound<'_, PyAny>,
+        protocol: Bound<'_, PyAny>,
+        waiter: Option<&Bound<'_, PyAny>>,
+        extra: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PipeRef> {
+        pipe::open(slf, PipeEnd::Read, pipe, protocol, waiter, extra)
+    }
+
+    #[pyo3(signature = (pipe, protocol, waiter = None, extra = None))]
+    fn _make_write_pipe_transport(
+        slf: &Bound<'_, Self>,
+        pipe: Bound<'_, PyAny>,
+        protocol: Bound<'_, PyAny>,
+        waiter: Option<&Bound<'_, PyAny>>,
+        extra: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PipeRef> {
+        pipe::open(slf, PipeEnd::Write, pipe, protocol, waiter, extra)
     }
 
     fn _start_serving(

@@ -2,17 +2,19 @@
 //! raise.
 
 use super::extra_info;
-use super::stream::{SOURCE_TRACEBACK, StreamRef, StreamTransport};
+use super::stream::{Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
 use crate::error::{exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
+use crate::ffi::lock::StateLock;
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use crate::imports::logger;
+use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -23,7 +25,7 @@ pub(super) const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 /// What a transport calls its protocol for; says in which of its two contexts.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Eof,
     Write,
@@ -41,6 +43,157 @@ impl Kind {
             Kind::Write => protocol.getattr("resume_writing"),
             Kind::Lost => protocol.getattr("connection_lost"),
         }
+    }
+}
+
+/// What sockets' transports and pipes' share: how their protocols are called and reported on.
+pub(super) trait Caller {
+    fn parts(&self) -> &Mutex<StateLock, Parts>;
+
+    /// The transport as Python sees it.
+    fn object<'py>(&'py self, py: Python<'py>) -> &'py Bound<'py, PyAny>;
+
+    fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.parts().lock().protocol.as_ref().map(|protocol| protocol.bind(py).clone())
+    }
+
+    /// pause_writing(), in the caller's context: it is called from inside write().
+    fn call_pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        self.flow_callback(cx, "pause_writing", |protocol| {
+            calls::method(protocol, intern!(protocol.py(), "pause_writing"), []).map(drop)
+        })
+    }
+
+    /// resume_writing(), in the writer's context.
+    fn call_resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let resumed = self.inside(cx, Kind::Write, |_| {
+            self.flow_callback(cx, "resume_writing", |protocol| {
+                calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop)
+            })
+        });
+        resumed.map(drop)
+    }
+
+    /// Writing goes on later: in the context of now.
+    fn note_writer(&self, cx: &Bound<'_, BaseLoop>) {
+        // Without memory for a context the callbacks run in the loop's own.
+        let context = context::copy_current(cx.py()).ok();
+        let old = std::mem::replace(&mut self.parts().lock().write_context, context);
+        drop(old);
+    }
+
+    /// Calls `f` in the context in which asyncio notices such a failure.
+    fn where_noticed(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        failure: Failure,
+        f: impl FnOnce() -> PyResult<()>,
+    ) -> PyResult<()> {
+        let kind = match failure {
+            Failure::Write => return f(),
+            Failure::Flush => {
+                // The writer's context is left already: the connection's own is the next best. A
+                // copy, as a callback may be running in it.
+                let py = cx.py();
+                let known = self.parts().lock().read_context.as_ref().map(|c| c.clone_ref(py));
+                let Some(known) = known else { return f() };
+                let copy = context::copy(known.bind(py))?;
+                return context::run(copy.bind(py), f);
+            }
+            Failure::Watch | Failure::Read => Kind::Read,
+            Failure::Drain => Kind::Write,
+        };
+        self.inside(cx, kind, |_| f()).map(drop)
+    }
+
+    /// Logs a line about the transport, and why, in debug mode.
+    fn log_error(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        message: &str,
+        raised: &Bound<'_, PyBaseException>,
+    ) -> PyResult<()> {
+        if !cx.get().is_debug() {
+            return Ok(());
+        }
+        let py = cx.py();
+        let keywords = PyDict::new(py);
+        keywords.set_item("exc_info", raised)?;
+        let args = ("%r: %s", self.object(py), message);
+        logger(py)?.call_method("debug", args, Some(&keywords)).map(drop)
+    }
+
+    /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
+    /// connection is lost.
+    #[inline]
+    fn inside<'py, R>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        kind: Kind,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<Option<R>> {
+        let py = cx.py();
+        let (protocol, context) = {
+            let parts = self.parts().lock();
+            let context = match kind {
+                Kind::Read | Kind::Eof => &parts.read_context,
+                Kind::Write | Kind::Lost => &parts.write_context,
+            };
+            let clone =
+                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
+            (clone(&parts.protocol), clone(context))
+        };
+        let Some(protocol) = protocol else { return Ok(None) };
+        let call = || f(&protocol).map(Some);
+        let call = || match context {
+            Some(context) => context::run(&context, call),
+            None => call(),
+        };
+        if cx.get().is_debug() {
+            if let Ok(callback) = kind.callback(&protocol) {
+                let source = self.object(py).getattr_opt(SOURCE_TRACEBACK)?;
+                return timed_io(cx, &callback, source, call);
+            }
+        }
+        call()
+    }
+
+    /// A flow control callback: what it raises is told, and the connection goes on.
+    fn flow_callback<'py>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        name: &str,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        let Some(protocol) = self.protocol(py) else { return Ok(()) };
+        let Err(error) = f(&protocol) else { return Ok(()) };
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        self.report(cx, error, &format!("protocol.{name}() failed"))
+    }
+
+    fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = cx.py();
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", exception(py, &error))?;
+        context.set_item("transport", self.object(py))?;
+        context.set_item("protocol", self.protocol(py))?;
+        cx.call_method1("call_exception_handler", (context,)).map(drop)
+    }
+}
+
+impl Caller for StreamRef {
+    #[inline]
+    fn parts(&self) -> &Mutex<StateLock, Parts> {
+        &self.0.get().parts
+    }
+
+    #[inline]
+    fn object<'py>(&'py self, py: Python<'py>) -> &'py Bound<'py, PyAny> {
+        self.0.bind(py).as_any()
     }
 }
 
@@ -95,46 +248,29 @@ impl StreamHandler<PyFace> for StreamRef {
     }
 
     fn pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        // Called from inside write(): in the caller's context.
-        self.flow_callback(cx, "pause_writing", |protocol| {
-            calls::method(protocol, intern!(protocol.py(), "pause_writing"), []).map(drop)
-        })
+        self.call_pause_writing(cx)
     }
 
     fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let resumed = self.inside(cx, Kind::Write, |_| {
-            self.flow_callback(cx, "resume_writing", |protocol| {
-                calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop)
-            })
-        });
-        resumed.map(drop)
+        self.call_resume_writing(cx)
     }
 
     fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        // Without memory for a context the callbacks run in the loop's own.
-        let context = context::copy_current(cx.py()).ok();
-        let old = std::mem::replace(&mut self.0.get().parts.lock().write_context, context);
-        drop(old);
+        self.note_writer(cx);
+    }
+
+    /// Sockets hear of it by reading and writing.
+    fn hung_up(&self, _: &Bound<'_, BaseLoop>, _: bool) -> PyResult<()> {
+        Ok(())
     }
 
     fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         let error = os_error(cx.py(), &error);
-        let (kind, message) = match failure {
-            Failure::Write => return self.fatal_error(cx, error, WRITE_FAILED),
-            Failure::Flush => {
-                // The writer's context is left already: the connection's own is the next best. A
-                // copy, as a callback may be running in it.
-                let py = cx.py();
-                let known =
-                    self.0.get().parts.lock().read_context.as_ref().map(|c| c.clone_ref(py));
-                let Some(known) = known else { return self.fatal_error(cx, error, WRITE_FAILED) };
-                let copy = context::copy(known.bind(py))?;
-                return context::run(copy.bind(py), || self.fatal_error(cx, error, WRITE_FAILED));
-            }
-            Failure::Read => (Kind::Read, READ_FAILED),
-            Failure::Drain => (Kind::Write, WRITE_FAILED),
+        let message = match failure {
+            Failure::Watch | Failure::Read => READ_FAILED,
+            Failure::Write | Failure::Flush | Failure::Drain => WRITE_FAILED,
         };
-        self.inside(cx, kind, |_| self.fatal_error(cx, error, message)).map(drop)
+        self.where_noticed(cx, failure, || self.fatal_error(cx, error, message))
     }
 
     fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
@@ -208,7 +344,7 @@ impl StreamRef {
                 }
             };
             // get_buffer() may have changed the protocol: asyncio tells the new one.
-            if let Some(protocol) = self.0.get().get_protocol_object(py) {
+            if let Some(protocol) = self.protocol(py) {
                 let nbytes = count.into_pyobject(py)?;
                 let name = intern!(py, "buffer_updated");
                 if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
@@ -221,62 +357,10 @@ impl StreamRef {
         received.map(|received| received.unwrap_or(Received::NoBuffer))
     }
 
-    /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
-    /// connection is lost.
-    #[inline]
-    fn inside<'py, R>(
-        &self,
-        cx: &Bound<'py, BaseLoop>,
-        kind: Kind,
-        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
-    ) -> PyResult<Option<R>> {
-        let py = cx.py();
-        let this = self.0.get();
-        let (protocol, context) = {
-            let parts = this.parts.lock();
-            let context = match kind {
-                Kind::Read | Kind::Eof => &parts.read_context,
-                Kind::Write | Kind::Lost => &parts.write_context,
-            };
-            let clone =
-                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (clone(&parts.protocol), clone(context))
-        };
-        let Some(protocol) = protocol else { return Ok(None) };
-        let call = || f(&protocol).map(Some);
-        let call = || match context {
-            Some(context) => context::run(&context, call),
-            None => call(),
-        };
-        if cx.get().is_debug() {
-            if let Ok(callback) = kind.callback(&protocol) {
-                let source = self.0.bind(py).getattr_opt(SOURCE_TRACEBACK)?;
-                return timed_io(cx, &callback, source, call);
-            }
-        }
-        call()
-    }
-
     /// `close()` from inside.
     fn close(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let this = self.0.get();
         this.engine().close_stream(cx, this.token)
-    }
-
-    /// A flow control callback: what it raises is told, and the connection goes on.
-    fn flow_callback<'py>(
-        &self,
-        cx: &Bound<'py, BaseLoop>,
-        name: &str,
-        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
-    ) -> PyResult<()> {
-        let py = cx.py();
-        let Some(protocol) = self.0.get().get_protocol_object(py) else { return Ok(()) };
-        let Err(error) = f(&protocol) else { return Ok(()) };
-        if leaves_loop(py, &error) {
-            return Err(error);
-        }
-        self.report(cx, error, &format!("protocol.{name}() failed"))
     }
 
     /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the
@@ -295,24 +379,10 @@ impl StreamRef {
         let raised = exception(py, &error);
         if !error.is_instance_of::<PyOSError>(py) {
             self.report(cx, error, message)?;
-        } else if cx.get().is_debug() {
-            let keywords = PyDict::new(py);
-            keywords.set_item("exc_info", &raised)?;
-            let args = ("%r: %s", transport, message);
-            logger(py)?.call_method("debug", args, Some(&keywords))?;
+        } else {
+            self.log_error(cx, message, &raised)?;
         }
         StreamTransport::force_close(transport, Some(raised.into_any()))
-    }
-
-    fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
-        let py = cx.py();
-        let transport = self.0.bind(py);
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", exception(py, &error))?;
-        context.set_item("transport", transport)?;
-        context.set_item("protocol", transport.get().get_protocol_object(py))?;
-        cx.call_method1("call_exception_handler", (context,)).map(drop)
     }
 }
 
@@ -329,10 +399,6 @@ fn get_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> 
 }
 
 impl StreamTransport {
-    pub(super) fn get_protocol_object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.parts.lock().protocol.as_ref().map(|protocol| protocol.bind(py).clone())
-    }
-
     /// Logs a line about the transport in debug mode.
     pub(super) fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
         let py = slf.py();
@@ -373,7 +439,7 @@ impl StreamTransport {
         if !self.engine().lose(self.token) {
             return Ok(());
         }
-        let called = match self.get_protocol_object(py) {
+        let called = match StreamRef(slf.clone().unbind()).protocol(py) {
             Some(protocol) => {
                 calls::method(&protocol, intern!(py, "connection_lost"), [exception]).map(drop)
             }

@@ -2,6 +2,7 @@
 
 use super::callbacks::WRITE_FAILED;
 use super::extra_info;
+use super::handler::TransportRef;
 use crate::address::Address;
 use crate::error::os_error;
 use crate::event_loop::BaseLoop;
@@ -50,10 +51,25 @@ pub(super) struct Parts {
     /// Where `resume_writing` runs: a copy made when writing was deferred.
     pub(super) write_context: Option<Py<PyAny>>,
     pub(super) server: Option<Py<PyAny>>,
-    /// The TransportSocket, once there is one; its socket closes the descriptor.
+    /// The TransportSocket, once there is one; its socket closes the descriptor. Of a pipe: the
+    /// object that was handed in, which closes it.
     pub(super) socket: Option<Py<PyAny>>,
     /// The socket's own name, kept when the descriptor is closed.
     pub(super) sockname: Option<Py<PyAny>>,
+}
+
+/// Shows the parts to the collector; nothing while in use, which keeps everything alive.
+pub(super) fn traverse(
+    parts: &Mutex<StateLock, Parts>,
+    visit: PyVisit<'_>,
+) -> Result<(), PyTraverseError> {
+    let Some(parts) = parts.try_lock() else { return Ok(()) };
+    visit.call(&parts.protocol)?;
+    visit.call(&parts.read_context)?;
+    visit.call(&parts.write_context)?;
+    visit.call(&parts.server)?;
+    visit.call(&parts.socket)?;
+    visit.call(&parts.sockname)
 }
 
 /// Where a transport comes from.
@@ -116,7 +132,7 @@ pub(crate) fn open(
             return Err(error);
         }
     }
-    engine.set_handler(token, StreamRef(transport.clone().unbind()));
+    engine.set_handler(token, TransportRef::Stream(StreamRef(transport.clone().unbind())));
     engine.set_buffered(token, buffered);
     if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
         extra_info::name_others(&transport, &sock)?;
@@ -127,12 +143,20 @@ pub(crate) fn open(
     let args = PyTuple::new(py, [&transport])?;
     queue(event_loop, &connection_made, args, first_context)?;
     engine.start_reading_soon(token);
-    if let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) {
-        let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
-        let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
-        queue(event_loop, &wake, args, context::copy_current(py)?)?;
-    }
+    wake_soon(event_loop, waiter)?;
     Ok(StreamRef(transport.unbind()))
+}
+
+/// Queues the wake-up of whoever waits for the new transport.
+pub(super) fn wake_soon(
+    event_loop: &Bound<'_, BaseLoop>,
+    waiter: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) else { return Ok(()) };
+    let py = event_loop.py();
+    let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
+    let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
+    queue(event_loop, &wake, args, context::copy_current(py)?)
 }
 
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
@@ -212,14 +236,7 @@ impl StreamTransport {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        // Shows nothing while in use, which keeps everything alive.
-        let Some(parts) = self.parts.try_lock() else { return Ok(()) };
-        visit.call(&parts.protocol)?;
-        visit.call(&parts.read_context)?;
-        visit.call(&parts.write_context)?;
-        visit.call(&parts.server)?;
-        visit.call(&parts.socket)?;
-        visit.call(&parts.sockname)
+        traverse(&self.parts, visit)
     }
 
     fn __clear__(&self) {
@@ -431,7 +448,7 @@ impl StreamTransport {
 
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
     /// where the collector found it, and not where the last reference went.
-    fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
+    pub(super) fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
         if self.info().closed {
             return;
         }
@@ -450,13 +467,6 @@ impl StreamTransport {
                 pending.restore(py);
             }
         });
-    }
-}
-
-/// asyncio's `__del__`, for a transport in a cycle that the collector takes apart.
-pub(crate) fn finalize(object: &Bound<'_, PyAny>) {
-    if let Ok(transport) = object.cast::<StreamTransport>() {
-        transport.get().abandon(Some(transport));
     }
 }
 
@@ -487,7 +497,10 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
 }
 
 /// Limits as asyncio computes and refuses them, for any integers.
-fn limits(high: Option<&Bound<'_, PyAny>>, low: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
+pub(super) fn limits(
+    high: Option<&Bound<'_, PyAny>>,
+    low: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Limits> {
     let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
         value.map(|value| value.extract()).transpose()
     };

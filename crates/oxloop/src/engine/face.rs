@@ -49,6 +49,8 @@ pub trait Callback: Clone {
 /// What went wrong on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// Asking the selector for it, when reading was to start (EPERM for /dev/null).
+    Watch,
     /// Reading from the descriptor.
     Read,
     /// Writing to it, in a call of `write`.
@@ -93,6 +95,10 @@ pub trait StreamHandler<F: Face>: Clone {
     /// The peer sent the end of stream. True keeps the connection open for writing, false asks
     /// to close it, `None` says that the handler has dealt with it.
     fn eof_received(&self, cx: F::Context<'_>) -> Result<Option<bool>, F::Leave>;
+
+    /// A write pipe's reader has gone; `unsent` where something waits for it still. Force the pipe
+    /// closed.
+    fn hung_up(&self, cx: F::Context<'_>, unsent: bool) -> Result<(), F::Leave>;
 
     /// The write buffer is strictly over its high-water mark.
     fn pause_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;

@@ -9,12 +9,14 @@
 //! | `face.rs` | what a face supplies |
 //! | `turn.rs` | one turn of the loop: prepare, wait, run |
 //! | `streams.rs`, `writes.rs` | connections: read, flow control, close; write |
+//! | `pipes.rs` | what is different where a stream is a pipe |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
 //! | `timers.rs`, `registry.rs`, `wakeup.rs` | the parts |
 
 mod face;
 mod listeners;
+mod pipes;
 mod registry;
 mod streams;
 mod timers;
@@ -23,10 +25,11 @@ mod wakeup;
 mod watchers;
 mod writes;
 
-pub use crate::sys::{Accepted, Descriptor};
+pub use crate::sys::{Accepted, Descriptor, PipeKind};
 pub use crate::transport::flow_control::Limits;
 pub use crate::transport::gather::Data;
 pub use face::{Callback, Face, Failure, ListenerHandler, Received, StreamHandler};
+pub use pipes::PipeEnd;
 pub use registry::Token;
 pub use streams::StreamInfo;
 pub use watchers::Side;

@@ -3,6 +3,7 @@
 //! Methods change the state under the lock and call the handler after it (invariant 8). Writing is
 //! in `writes.rs`.
 
+use super::pipes::Medium;
 use super::*;
 use crate::sys;
 use crate::transport::connection_state::{ConnectionState, Step};
@@ -15,9 +16,10 @@ const DIRECT_READ: u32 = 8 * 1024;
 /// The most that is read at once into fresh memory, bytes: below glibc's mmap threshold
 /// (128 KiB), over which each message would cost page faults.
 const LARGEST_READ: u32 = 112 * 1024;
-/// A connected stream socket.
+/// A connected stream socket, or a pipe's end.
 pub(super) struct Stream<F: Face> {
     pub(super) descriptor: Descriptor,
+    pub(super) medium: Medium,
     /// `None` once the connection is lost, or the loop closed.
     pub(super) handler: Option<F::Stream>,
     pub(super) state: ConnectionState,
@@ -41,7 +43,7 @@ impl<F: Face> Stream<F> {
 
     fn wanted(&self) -> Interest {
         Interest {
-            read: self.state.wants_read(),
+            read: self.medium.wants_read(self.state),
             write: self.buffered_bytes() > 0 && !self.state.is_lost(),
             once: false,
         }
@@ -92,10 +94,15 @@ impl<F: Face> Engine<F> {
     /// [`start_reading_soon`](Self::start_reading_soon). `buffered` streams read into their
     /// handler's own memory.
     pub fn add_stream(&self, descriptor: Descriptor) -> Token {
+        self.add_source_stream(descriptor, Medium::Socket)
+    }
+
+    pub(super) fn add_source_stream(&self, descriptor: Descriptor, medium: Medium) -> Token {
         let mut state = self.state.lock();
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Stream(Stream {
             descriptor,
+            medium,
             handler: None,
             state: ConnectionState::default(),
             registered: Interest::NONE,
@@ -133,12 +140,27 @@ impl<F: Face> Engine<F> {
         self.state.lock().ready.push_back(Ready::StartReading(token));
     }
 
-    pub(super) fn start_reading(&self, token: Token) {
-        let mut state = self.state.lock();
-        if let Some(Source::Stream(stream)) = state.sources.get_mut(token) {
-            stream.state.start_reading();
+    pub(super) fn start_reading(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
+        stream.state.start_reading();
+        let handler = match self.try_update_stream(state, token) {
+            Ok(()) => return Ok(()),
+            Err(error) => self.stream_handler(state, token).zip(Some(error)),
+        };
+        drop(guard);
+        match handler {
+            Some((handler, error)) => handler.failed(cx, Failure::Watch, error),
+            None => Ok(()),
         }
-        self.update_stream(&mut state, token);
+    }
+
+    fn stream_handler(&self, state: &State<F>, token: Token) -> Option<F::Stream> {
+        match state.sources.get(token) {
+            Some(Source::Stream(stream)) => stream.handler.clone(),
+            _ => None,
+        }
     }
 
     /// The selector found data, the end of the stream or an error.
@@ -150,8 +172,12 @@ impl<F: Face> Engine<F> {
     ) -> Result<(), F::Leave> {
         let mut guard = self.state.lock();
         let Some(Source::Stream(stream)) = guard.sources.get_mut(token) else { return Ok(()) };
-        if !std::mem::take(&mut stream.pending.read) || !stream.state.wants_read() {
+        if !std::mem::take(&mut stream.pending.read) || !stream.medium.wants_read(stream.state) {
             return Ok(());
+        }
+        if stream.medium.is_write_pipe() {
+            drop(guard);
+            return self.hung_up(cx, token);
         }
         let Some(handler) = stream.handler.clone() else { return Ok(()) };
         if stream.buffered || stream.read_hint >= DIRECT_READ {
@@ -160,7 +186,7 @@ impl<F: Face> Engine<F> {
             return self.read_direct(cx, token, &handler, hint);
         }
         let Some(socket) = stream.descriptor.borrow() else { return Ok(()) };
-        match sys::recv(socket, scratch) {
+        match stream.medium.receive(socket, scratch) {
             Ok(0) => {
                 drop(guard);
                 self.end_of_stream(cx, token, &handler)
@@ -188,7 +214,7 @@ impl<F: Face> Engine<F> {
         let mut recv = |room: &mut [u8]| {
             self.with_stream(token, |stream| {
                 let socket = stream.descriptor.borrow().ok_or(io::ErrorKind::NotConnected)?;
-                let count = sys::recv(socket, room)?;
+                let count = stream.medium.receive(socket, room)?;
                 stream.note_read(count, room.len());
                 Ok(count)
             })
@@ -223,6 +249,10 @@ impl<F: Face> Engine<F> {
     /// `write_eof()`: shuts the writing side down once all is sent. Where that is now, the inner
     /// result is shutdown(2)'s: ENOTCONN for a peer that is gone.
     pub fn write_eof(&self, cx: F::Context<'_>, token: Token) -> Result<io::Result<()>, F::Leave> {
+        if self.with_stream(token, |stream| stream.medium.is_write_pipe()) == Some(true) {
+            // A pipe has no other way to tell its reader.
+            return self.close_stream(cx, token).map(Ok);
+        }
         self.flush_stream(cx, token)?;
         let shut = self.with_stream(token, |stream| {
             match stream.state.write_eof(stream.buffered_bytes()) {
@@ -412,14 +442,19 @@ impl<F: Face> Engine<F> {
 
     /// Tells the selector what the stream's state asks for now.
     pub(super) fn update_stream(&self, state: &mut State<F>, token: Token) {
-        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return };
+        // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
+        let _ = self.try_update_stream(state, token);
+    }
+
+    fn try_update_stream(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
+        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = stream.wanted();
         if wanted == stream.registered {
-            return;
+            return Ok(());
         }
-        // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
-        let watched = self.register(&stream.descriptor, token, &mut stream.registered, wanted);
-        state.watched = state.watched.saturating_add_signed(watched.unwrap_or(0));
+        let watched = self.register(&stream.descriptor, token, &mut stream.registered, wanted)?;
+        state.watched = state.watched.saturating_add_signed(watched);
+        Ok(())
     }
 }
 

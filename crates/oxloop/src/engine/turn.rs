@@ -227,10 +227,7 @@ impl<F: Face> Engine<F> {
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch),
-                Ready::StartReading(token) => {
-                    self.start_reading(token);
-                    Ok(())
-                }
+                Ready::StartReading(token) => self.start_reading(cx, token),
                 Ready::Accepted(accepted) => {
                     let (listener, accepted) = *accepted;
                     listener.connected(cx, accepted)

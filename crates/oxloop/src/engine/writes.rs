@@ -83,7 +83,7 @@ impl<F: Face> Engine<F> {
         let mut sent = 0;
         if deferred {
             let Some(socket) = stream.descriptor.borrow() else { return Ok(Written::Lost) };
-            match sys::send(socket, data.bytes()) {
+            match stream.medium.send(socket, data.bytes()) {
                 Ok(count) if count == len => return Ok(Written::Taken),
                 Ok(count) => sent = count,
                 Err(error) if is_transient(&error) => {}
@@ -139,7 +139,9 @@ impl<F: Face> Engine<F> {
                     }
                 }
                 let result = match stream.descriptor.borrow() {
-                    Some(socket) if deferred => sys::send_vectored(socket, &buffer.slices(1024)),
+                    Some(socket) if deferred => {
+                        stream.medium.send_vectored(socket, &buffer.slices(1024))
+                    }
                     _ => Ok(0),
                 };
                 match result {
@@ -185,7 +187,7 @@ impl<F: Face> Engine<F> {
             if len == 0 {
                 return Ok(Begun::Ended(Written::Taken));
             }
-            if stream.state.is_lost() {
+            if stream.medium.refuses_writes(stream.state) {
                 return Ok(Begun::Ended(Written::Lost));
             }
             let limits = stream.flow.limits();
@@ -316,8 +318,8 @@ impl<F: Face> Engine<F> {
             return Ok(());
         };
         let result = match gather.single() {
-            Some(bytes) => sys::send(socket, bytes),
-            None => sys::send_vectored(socket, &gather.slices()),
+            Some(bytes) => stream.medium.send(socket, bytes),
+            None => stream.medium.send_vectored(socket, &gather.slices()),
         };
         let sent = match result {
             Ok(sent) if sent == gather.len() => {
@@ -358,8 +360,8 @@ impl<F: Face> Engine<F> {
             return Ok(());
         };
         let result = match buffer.single() {
-            Some(bytes) => sys::send(socket, bytes),
-            None => sys::send_vectored(socket, &buffer.slices(SLICES)),
+            Some(bytes) => stream.medium.send(socket, bytes),
+            None => stream.medium.send_vectored(socket, &buffer.slices(SLICES)),
         };
         match result {
             Ok(count) => buffer.consume(count),

@@ -8,6 +8,7 @@
 //! | [`Waker`] | ends a wait from another thread |
 //! | [`Descriptor`] | a descriptor we own, or one lent to us by an object that closes it |
 //! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
+//! | `read`, `write`, `write_vectored` | likewise, for pipes |
 //! | `unix_name` | the name in a Unix socket's address |
 //!
 //! Linux has them by epoll(7) and eventfd(2). A kqueue system follows by adding
@@ -21,6 +22,8 @@ mod unix;
 pub(crate) use unix::clock::monotonic;
 pub use unix::descriptor::Descriptor;
 pub(crate) use unix::forks;
+pub use unix::pipe::PipeKind;
+pub(crate) use unix::pipe::{duplicate, read, set_nonblocking, write, write_vectored};
 pub(crate) use unix::selector::{Events, Interest, Selector};
 pub use unix::socket::Accepted;
 pub(crate) use unix::socket::{

@@ -93,6 +93,12 @@ impl ConnectionState {
         self.is_reading() && self.reading == Reading::Started
     }
 
+    /// Whether the writing end of a pipe is to be watched for its reader's going: from its start
+    /// on, paused or not, as long as there is something to lose.
+    pub fn awaits_hang_up(self) -> bool {
+        self.reading == Reading::Started && !self.is_lost()
+    }
+
     /// Whether `connection_lost` is scheduled or was called: what is written is dropped.
     pub fn is_lost(self) -> bool {
         matches!(self.phase, Phase::Lost | Phase::Closed)

@@ -265,6 +265,13 @@ impl StreamHandler<RustFace> for StreamCell {
         }
     }
 
+    fn hung_up(&self, cx: Cx<'_>, unsent: bool) -> Result<(), Infallible> {
+        log::info!(target: "oxloop", "{:?} was closed by peer", self.0);
+        let error = unsent.then(|| io::Error::from(io::ErrorKind::BrokenPipe).into());
+        self.0.force_close(cx, error);
+        Ok(())
+    }
+
     fn pause_writing(&self, _: Cx<'_>) -> Result<(), Infallible> {
         self.0.current_protocol().inspect(|protocol| protocol.flow(&self.0, Flow::Pause));
         Ok(())
@@ -280,6 +287,11 @@ impl StreamHandler<RustFace> for StreamCell {
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
     /// the exception handler.
     fn failed(&self, cx: Cx<'_>, failure: Failure, error: io::Error) -> Result<(), Infallible> {
+        if failure == Failure::Watch {
+            // A device that is always ready cannot be waited for: nothing will be read.
+            self.0.report("The selector refused a descriptor", error);
+            return Ok(());
+        }
         log::debug!(target: "oxloop", "{:?}: Fatal {failure:?} error: {error}", self.0);
         self.0.force_close(cx, Some(error.into()));
         Ok(())
