@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from .support import Recording
 

@@ -214,7 +214,7 @@ class TestWithoutPidfd:
 
     def test_a_closed_loop(self, loop_factory, caplog):
         loop = loop_factory()
-        start = loop.subprocess_exec(ProcessRecorder, "cat", stdout=None, stderr=None)
+        start = loop.subprocess_exec(ProcessRecorder, "sleep", "1000", **QUIET)
         transport, _ = run_limited(loop, start)
         pid = transport.get_pid()
         (thread,) = (each for each in threading.enumerate() if each.name == f"waitpid-{pid}")
@@ -223,6 +223,7 @@ class TestWithoutPidfd:
         thread.join()
         assert f"Loop {loop!r} that handles pid {pid} is closed" in caplog.text
         assert pid not in children()
+        transport.get_extra_info("subprocess").wait()  # so that it knows
 
     async def test_no_thread_either(self, loop, monkeypatch):
         def start(thread):
@@ -301,7 +302,7 @@ class TestClosedLoop:
     def test_what_it_says(self, loop_factory, caplog):
         caplog.set_level(logging.WARNING, logger="asyncio")
         loop = loop_factory()
-        start = loop.subprocess_exec(ProcessRecorder, "cat", stdout=None, stderr=None)
+        start = loop.subprocess_exec(ProcessRecorder, "sleep", "1000", **QUIET)
         transport, _ = run_limited(loop, start)
         process = transport.get_extra_info("subprocess")
         transport.close()

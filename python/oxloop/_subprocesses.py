@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         _pending_calls: Any
         _pipes: dict[int, Any]
         _proc: subprocess.Popen[bytes] | None
+        _loop: asyncio.AbstractEventLoop | None
 
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
         async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None: ...
@@ -37,6 +38,15 @@ else:
 
 class _UnixSubprocessTransport(_BaseTransport):
     """asyncio's own, which leaves no pipe open when connecting them is given up or fails."""
+
+    def close(self) -> None:
+        """Closes the pipes and kills the child, if it still runs."""
+        pipes = self._pipes
+        if self._loop is not None and self._loop.is_closed():
+            # They ended with the loop. Older versions would fail here, and let the child run.
+            self._pipes = {}
+        super().close()
+        self._pipes = pipes
 
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
         await super()._connect_pipes(waiter)
