@@ -514,9 +514,7 @@ class TestBoth:
         before = set(descriptors())
         for _ in range(20):
             reader, writer = pipe_files()
-            end, other = (
-                (reader, writer) if connect == "connect_read_pipe" else (writer, reader)
-            )
+            end, other = (reader, writer) if connect == "connect_read_pipe" else (writer, reader)
             transport, protocol = await getattr(loop, connect)(Recorder, end)
             transport.close()
             await protocol.lost()
@@ -570,5 +568,3 @@ def test_a_closed_loop(loop, ends):
     with pytest.warns(ResourceWarning):
         del transport
         gc.collect()
-
-

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
-from ._pipes import PipeMixin
 from ._sendfile import SendfileMixin
 from ._signals import SignalMixin
+from ._subprocesses import SubprocessMixin
 from ._tasks import TaskMixin
 from ._unix import UnixMixin
 
@@ -19,14 +19,16 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(UnixMixin, PipeMixin, SendfileMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(
+        UnixMixin, SubprocessMixin, SendfileMixin, SignalMixin, TaskMixin, ErrorMixin
+    ): ...
 
 else:
     # The native class comes first: see _base.py.
     class _Sections(
         BaseLoop,
         UnixMixin,
-        PipeMixin,
+        SubprocessMixin,
         SendfileMixin,
         SignalMixin,
         TaskMixin,

@@ -55,6 +55,11 @@ MODULES = (
             "RunningLoopTests",
         ),
     ),
+    Module(
+        "test_subprocess",
+        # The others try asyncio's own child watchers.
+        classes=("SubprocessTransportTests", "SubprocessTests"),
+    ),
     Module("test_sock_lowlevel", extra=True, classes=("SockTests",)),
     Module("test_waitfor"),
     Module("test_streams"),

@@ -234,6 +234,21 @@ def _test_tasks(module: Any, factory: LoopFactory) -> None:
     module.GatherTestsBase._run_loop = run_loop
 
 
+def _test_subprocess(module: Any, factory: LoopFactory) -> None:
+    """The mixin on the loop under test: the classes that bind it do so to asyncio's watchers."""
+    utils: Any = importlib.import_module("test.test_asyncio.utils")
+
+    class Tests(module.SubprocessMixin, utils.TestCase):  # type: ignore[misc]
+        def setUp(self) -> None:
+            super().setUp()
+            self.loop = factory()
+            self.set_event_loop(self.loop)
+
+    Tests.__module__ = module.__name__
+    Tests.__name__ = Tests.__qualname__ = "SubprocessTests"
+    module.SubprocessTests = Tests
+
+
 _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_base_events": _test_base_events,
     "test_buffered_proto": _new_loop("BufferedProtocolSelectorTests"),
@@ -242,6 +257,7 @@ _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_runners": _test_runners,
     "test_tasks": _test_tasks,
     "test_sendfile": _bound("SendfileTestsBase", "SendfileTests"),
+    "test_subprocess": _test_subprocess,
     "test_sock_lowlevel": _bound("BaseSockTestsMixin", "SockTests"),
     "test_server": _new_loop("SelectorStartServerTests"),
     "test_unix_events": _loop_of_set_up("SelectorEventLoopUnixSocketTests"),

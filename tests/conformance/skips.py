@@ -126,16 +126,6 @@ SKIPS = (
         since=(3, 14),
     ),
     Skip(
-        "subprocesses are not there yet",
-        ("test_streams.StreamTests.test_read_all_from_pipe_reader",),
-        until=(3, 13),
-    ),
-    Skip(
-        "subprocesses are not there yet",
-        ("test_unix_events.TestFork.test_fork_asyncio_subprocess",),
-        since=(3, 12),
-    ),
-    Skip(
         "puts a mock in the place of the socket module in asyncio.unix_events (it binds /test)",
         ("test_unix_events.*.test_create_unix_server_bind_error",),
         run=False,
