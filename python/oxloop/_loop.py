@@ -6,6 +6,7 @@ import asyncio
 from asyncio import coroutines
 from typing import TYPE_CHECKING
 
+from ._datagrams import DatagramMixin
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
 from ._signals import SignalMixin
@@ -17,12 +18,18 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(UnixMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(UnixMixin, DatagramMixin, SignalMixin, TaskMixin, ErrorMixin): ...
 
 else:
     # The native class comes first: see _base.py.
     class _Sections(
-        BaseLoop, UnixMixin, SignalMixin, TaskMixin, ErrorMixin, asyncio.AbstractEventLoop
+        BaseLoop,
+        UnixMixin,
+        DatagramMixin,
+        SignalMixin,
+        TaskMixin,
+        ErrorMixin,
+        asyncio.AbstractEventLoop,
     ):
         __doc__ = None
 

@@ -30,6 +30,7 @@ mod _oxloop {
         imports::imports(module.py())?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
+        module.add_class::<transport::datagram::DatagramTransport>()?;
         let (handle, timer) = ffi::handle_types::prepare(module.py())?;
         module.add("Handle", handle)?;
         module.add("TimerHandle", timer)?;

@@ -4,13 +4,14 @@
 mod connections;
 pub(crate) mod scheduling;
 mod servers;
-mod sockets;
+pub(crate) mod sockets;
 mod watchers;
 
 use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
 use crate::guard::Guard;
 use crate::server::ListenerRef;
+use crate::transport::datagram::DatagramRef;
 use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, Referent};
 use pyo3::exceptions::PyRuntimeError;
@@ -104,6 +105,8 @@ impl BaseLoop {
         self.engine.visit(|referent| match referent {
             Referent::Callback(handle) => visit.call(handle.0.as_py()),
             Referent::Stream(StreamRef(transport)) => visit.call(transport),
+            Referent::Endpoint(DatagramRef(transport)) => visit.call(transport),
+            Referent::Address(address) => visit.call(address),
             Referent::Listener(ListenerRef(listener)) => visit.call(listener),
         })
     }
@@ -268,8 +271,8 @@ impl BaseLoop {
         watchers::remove(slf, fd, oxloop::engine::Side::Write)
     }
 
-    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<StreamRef>> {
-        Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
+    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(watchers::number(fd)?.and_then(|fd| watchers::transport_of(self, fd)))
     }
 
     // Working with socket objects directly
@@ -315,6 +318,18 @@ impl BaseLoop {
         server: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<StreamRef> {
         connections::make_socket_transport(slf, sock, protocol, waiter, extra, server)
+    }
+
+    #[pyo3(signature = (sock, protocol, address = None, waiter = None, extra = None))]
+    fn _make_datagram_transport(
+        slf: &Bound<'_, Self>,
+        sock: Bound<'_, PyAny>,
+        protocol: Bound<'_, PyAny>,
+        address: Option<Bound<'_, PyAny>>,
+        waiter: Option<&Bound<'_, PyAny>>,
+        extra: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<DatagramRef> {
+        connections::make_datagram_transport(slf, sock, protocol, address, waiter, extra)
     }
 
     fn _start_serving(

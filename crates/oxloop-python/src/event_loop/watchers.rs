@@ -54,6 +54,12 @@ pub(super) fn watch(
     }
 }
 
+/// The transport that owns a descriptor.
+pub(super) fn transport_of(base: &BaseLoop, fd: i32) -> Option<Py<PyAny>> {
+    let stream = base.engine.stream_of(fd).map(|stream| stream.0.into_any());
+    stream.or_else(|| base.engine.endpoint_of(fd).map(|endpoint| endpoint.0.into_any()))
+}
+
 pub(super) fn remove(
     slf: &Bound<'_, BaseLoop>,
     fd: &Bound<'_, PyAny>,

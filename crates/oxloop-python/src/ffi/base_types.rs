@@ -13,54 +13,74 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::type_object::{PyLayout, PySizedLayout, PyTypeInfo};
 use pyo3::types::PyType;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 
-/// An instance of asyncio.Transport: the object head, and the one slot of its `__slots__`.
+/// An instance of asyncio.Transport or of asyncio.DatagramTransport: the object head, and the one
+/// slot of `BaseTransport.__slots__`.
 #[repr(C)]
 pub(crate) struct TransportLayout {
     head: ffi::PyObject,
     extra: *mut ffi::PyObject,
 }
 
-/// `asyncio.Transport` as a base that PyO3 can extend.
-pub(crate) struct TransportBase;
+macro_rules! base {
+    ($(#[$doc:meta])* $name:ident, $made:ident) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
 
-static TRANSPORT_BASE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static $made: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-// SAFETY: the layout begins with the object head and has the size of the type made below.
-unsafe impl PyLayout<TransportBase> for TransportLayout {}
-impl PySizedLayout<TransportBase> for TransportLayout {}
+        // SAFETY: the layout begins with the object head and has the size of the type made below.
+        unsafe impl PyLayout<$name> for TransportLayout {}
+        impl PySizedLayout<$name> for TransportLayout {}
 
-impl PyClassBaseType for TransportBase {
-    type LayoutAsBase = PyClassObjectBase<TransportLayout>;
-    type BaseNativeType = TransportBase;
-    type Initializer = PyNativeTypeInitializer<TransportBase>;
-    type PyClassMutability = <PyAny as PyClassBaseType>::PyClassMutability;
-    type Layout<T: PyClassImpl> = pyo3::impl_::pycell::PyStaticClassObject<T>;
+        impl PyClassBaseType for $name {
+            type LayoutAsBase = PyClassObjectBase<TransportLayout>;
+            type BaseNativeType = $name;
+            type Initializer = PyNativeTypeInitializer<$name>;
+            type PyClassMutability = <PyAny as PyClassBaseType>::PyClassMutability;
+            type Layout<T: PyClassImpl> = pyo3::impl_::pycell::PyStaticClassObject<T>;
+        }
+
+        // SAFETY: the type object is made once, lives for ever, and is the one that instances
+        // inherit.
+        unsafe impl PyTypeInfo for $name {
+            fn type_object_raw(py: Python<'_>) -> *mut ffi::PyTypeObject {
+                match $made.get(py) {
+                    Some(base) => base.as_ptr().cast(),
+                    // `prepare` runs when the module is imported, before any class is made.
+                    None => &raw mut ffi::PyBaseObject_Type,
+                }
+            }
+        }
+    };
 }
 
-// SAFETY: the type object is made once, lives for ever, and is the one that instances inherit.
-unsafe impl PyTypeInfo for TransportBase {
-    fn type_object_raw(py: Python<'_>) -> *mut ffi::PyTypeObject {
-        match TRANSPORT_BASE.get(py) {
-            Some(base) => base.as_ptr().cast(),
-            // `prepare` runs when the module is imported, before any class is made.
-            None => &raw mut ffi::PyBaseObject_Type,
-        }
-    }
+base! {
+    /// `asyncio.Transport` as a base that PyO3 can extend.
+    TransportBase, TRANSPORT_BASE
+}
+
+base! {
+    /// `asyncio.DatagramTransport`, likewise.
+    DatagramBase, DATAGRAM_BASE
 }
 
 /// Makes the raw types; the module calls it before it adds a class.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     TRANSPORT_BASE.get_or_try_init(py, || {
         let asyncio = py.import("asyncio")?;
-        make(&asyncio.getattr("Transport")?)
+        make(&asyncio.getattr("Transport")?, c"oxloop._oxloop.TransportBase")
+    })?;
+    DATAGRAM_BASE.get_or_try_init(py, || {
+        let asyncio = py.import("asyncio")?;
+        make(&asyncio.getattr("DatagramTransport")?, c"oxloop._oxloop.DatagramBase")
     })?;
     Ok(())
 }
 
 /// A heap type of the same size over `base`, a Python class whose only slot is `_extra`.
-fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
+fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
     let py = base.py();
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
@@ -70,7 +90,7 @@ fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
         ffi::PyType_Slot { slot: 0, pfunc: std::ptr::null_mut() },
     ];
     let mut spec = ffi::PyType_Spec {
-        name: c"oxloop._oxloop.TransportBase".as_ptr(),
+        name: name.as_ptr(),
         basicsize: size_of::<TransportLayout>() as c_int,
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC)
@@ -85,7 +105,7 @@ fn make(base: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
         let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
         let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;
         if expected != size_of::<TransportLayout>() as ffi::Py_ssize_t {
-            let message = "asyncio.Transport has a layout that oxloop does not know";
+            let message = "asyncio's transports have a layout that oxloop does not know";
             return Err(pyo3::exceptions::PySystemError::new_err(message));
         }
         Ok(made.unbind())
@@ -110,6 +130,7 @@ unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
         // SAFETY: finalizers are called attached, with a live object.
         let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
         crate::transport::stream::finalize(&object);
+        crate::transport::datagram::finalize(&object);
     });
 }
 

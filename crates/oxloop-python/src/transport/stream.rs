@@ -127,12 +127,20 @@ pub(crate) fn open(
     let args = PyTuple::new(py, [&transport])?;
     queue(event_loop, &connection_made, args, first_context)?;
     engine.start_reading_soon(token);
-    if let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) {
-        let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
-        let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
-        queue(event_loop, &wake, args, context::copy_current(py)?)?;
-    }
+    wake_soon(event_loop, waiter)?;
     Ok(StreamRef(transport.unbind()))
+}
+
+/// Queues the wake-up of who waits for a new transport.
+pub(super) fn wake_soon(
+    event_loop: &Bound<'_, BaseLoop>,
+    waiter: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) else { return Ok(()) };
+    let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
+    let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
+    queue(event_loop, &wake, args, context::copy_current(py)?)
 }
 
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
@@ -487,7 +495,7 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
 }
 
 /// Limits as asyncio computes and refuses them, for any integers.
-fn limits(high: Option<&Bound<'_, PyAny>>, low: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
+pub(super) fn limits(high: Option<&Bound<'_, PyAny>>, low: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
     let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
         value.map(|value| value.extract()).transpose()
     };

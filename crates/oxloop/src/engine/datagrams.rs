@@ -61,6 +61,17 @@ pub enum Sent {
     Failed(io::Error),
 }
 
+/// What has to be done with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// It can be sent.
+    Now,
+    /// Others wait before it: [`Engine::queue_datagram`].
+    Queue,
+    /// The endpoint is lost.
+    Drop,
+}
+
 /// How a send went that the face made itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SentOther {
@@ -79,6 +90,11 @@ impl<F: Face> Endpoint<F> {
             Destination::Other(address) => Some(address),
             Destination::Connected | Destination::Native(_) => None,
         })
+    }
+
+    /// Whether it is too late to send.
+    fn drops(&self) -> bool {
+        self.state.is_closed() || (self.state.is_lost() && self.kind.remote)
     }
 
     fn wanted(&self) -> Interest {
@@ -188,8 +204,7 @@ impl<F: Face> Engine<F> {
             let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
                 return Ok(Sent::Lost);
             };
-            let (lost, closed) = (endpoint.state.is_lost(), endpoint.state.is_closed());
-            if closed || (lost && endpoint.kind.remote) {
+            if endpoint.drops() {
                 return Ok(Sent::Lost);
             }
             if endpoint.queue.is_empty() {
@@ -244,9 +259,18 @@ impl<F: Face> Engine<F> {
         Ok(Sent::Taken)
     }
 
-    /// Whether datagrams wait to be sent: then others have to wait behind them.
-    pub fn has_queued_datagrams(&self, token: Token) -> bool {
-        self.with_endpoint(token, |endpoint| !endpoint.queue.is_empty()) == Some(true)
+    /// What has to be done with a datagram that the face sends itself.
+    pub fn sending(&self, token: Token) -> Sending {
+        let sending = self.with_endpoint(token, |endpoint| {
+            if endpoint.drops() {
+                Sending::Drop
+            } else if endpoint.queue.is_empty() {
+                Sending::Now
+            } else {
+                Sending::Queue
+            }
+        });
+        sending.unwrap_or(Sending::Drop)
     }
 
     /// The descriptor takes datagrams again. After one that fails the others wait for the next

@@ -28,7 +28,7 @@ mod writes;
 pub use crate::sys::{Accepted, Descriptor};
 pub use crate::transport::flow_control::Limits;
 pub use crate::transport::gather::Data;
-pub use datagrams::{Destination, EndpointKind, Sent, SentOther};
+pub use datagrams::{Destination, EndpointKind, Sending, Sent, SentOther};
 pub use face::{
     Callback, DatagramHandler, Face, Failure, ListenerHandler, Received, StreamHandler,
 };
