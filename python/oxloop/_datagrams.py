@@ -117,8 +117,7 @@ class DatagramMixin(SocketMixin):
                 if address is not None and not isinstance(address, str):
                     raise TypeError("string is expected")
             if local_addr and local_addr[0] != "\0":
-                # Where an earlier endpoint left its own.
-            remove_stale(local_addr)
+                remove_stale(local_addr)
             return [(family, proto, local_addr, remote_addr)]
         found: dict[tuple[int, int], list[Any]] = {}
         for index, address in enumerate((local_addr, remote_addr)):

@@ -55,7 +55,7 @@ class StreamTransport(asyncio.Transport):
     def can_write_eof(self) -> bool: ...
 
 @final
-class DatagramTransport(asyncio.DatagramTransport):
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     """A datagram endpoint: what the loop hands to `connection_made` of a datagram protocol.
 
     Made by the loop only. Every method is asyncio's, errors included.

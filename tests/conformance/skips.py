@@ -60,13 +60,6 @@ SKIPS = (
         since=(3, 11),
     ),
     Skip(
-        "UDP is not there yet",
-        (
-            "test_events.EventLoopTests.test_*datagram_*",
-            "test_base_events.BaseEventLoopWithSelectorTests.test_create_datagram_endpoint_*",
-        ),
-    ),
-    Skip(
         "pipes are not there yet",
         (
             "test_events.EventLoopTests.test_read_p*",
@@ -111,6 +104,12 @@ SKIPS = (
             "test_base_events.*.test_create_server_cant_bind",
             "test_base_events.*.test_create_server_nosoreuseport",
             "test_base_events.*.test_create_server_soreuseport_only_defined",
+            "test_base_events.*.test_create_datagram_endpoint_cant_bind",
+            "test_base_events.*.test_create_datagram_endpoint_ip_addr",
+            "test_base_events.*.test_create_datagram_endpoint_no_addrinfo",
+            "test_base_events.*.test_create_datagram_endpoint_nosoreuseport",
+            "test_base_events.*.test_create_datagram_endpoint_setblk_err",
+            "test_base_events.*.test_create_datagram_endpoint_socket_err",
         ),
     ),
     Skip(

@@ -62,7 +62,7 @@ base! {
 }
 
 base! {
-    /// `asyncio.DatagramTransport`, likewise.
+    /// `asyncio.Transport` and `asyncio.DatagramTransport`, likewise.
     DatagramBase, DATAGRAM_BASE
 }
 
@@ -70,17 +70,25 @@ base! {
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     TRANSPORT_BASE.get_or_try_init(py, || {
         let asyncio = py.import("asyncio")?;
-        make(&asyncio.getattr("Transport")?, c"oxloop._oxloop.TransportBase")
+        make(&[asyncio.getattr("Transport")?], c"oxloop._oxloop.TransportBase")
     })?;
     DATAGRAM_BASE.get_or_try_init(py, || {
         let asyncio = py.import("asyncio")?;
-        make(&asyncio.getattr("DatagramTransport")?, c"oxloop._oxloop.DatagramBase")
+        // Programs ask whether it is an asyncio.Transport, which asyncio's own is.
+        let bases = [asyncio.getattr("Transport")?, asyncio.getattr("DatagramTransport")?];
+        make(&bases, c"oxloop._oxloop.DatagramBase")
     })?;
     Ok(())
 }
 
-/// A heap type of the same size over `base`, a Python class whose only slot is `_extra`.
-fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
+/// A heap type of the same size over `bases`, Python classes whose only slot is `_extra`, of the
+/// class that they have in common.
+fn make<const N: usize>(
+    bases: &[Bound<'_, PyAny>; N],
+    name: &'static CStr,
+) -> PyResult<Py<PyType>> {
+    const { assert!(N > 0) };
+    let base = &bases[0];
     let py = base.py();
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
@@ -100,7 +108,7 @@ fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
     // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The
     // size is checked against the base's: a layout that is not ours is refused.
     unsafe {
-        let bases = pyo3::types::PyTuple::new(py, [base])?;
+        let bases = pyo3::types::PyTuple::new(py, bases)?;
         let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
         let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
         let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;
