@@ -18,6 +18,7 @@ LINES = 800
 UNSAFE_FOLDERS = {"sys", "ffi"}
 PURE = {
     "connection_state.rs",
+    "datagram_queue.rs",
     "flow_control.rs",
     "gather.rs",
     "registry.rs",

@@ -188,6 +188,28 @@ class BufferedRecorder(Recording, asyncio.BufferedProtocol):
         self.record("buffer_updated")
 
 
+class DatagramRecorder(Recording, asyncio.DatagramProtocol):
+    """Records the callbacks of a datagram protocol: `datagrams` with their senders, `errors`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.datagrams: list[tuple[bytes, Any]] = []
+        self.errors: list[Exception] = []
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.datagrams.append((data, addr))
+        self.record("datagram_received")
+
+    def error_received(self, exc: Exception) -> None:
+        self.errors.append(exc)
+        self.record("error_received")
+
+    async def arrived(self, count: int = 1) -> list[bytes]:
+        """Wait until `count` datagrams have arrived in all, and return what they carry."""
+        await self.called("datagram_received", count)
+        return [data for data, _ in self.datagrams]
+
+
 class Peer:
     """The far end of a connection: a plain blocking socket, independent of the loop under test."""
 
@@ -324,6 +346,14 @@ class Network:
         server = await self.loop.create_unix_server(factory, path, **options)
         self._stack.callback(server.close)
         return server
+
+    async def datagrams(self, protocol: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Return transport and protocol of an endpoint, on 127.0.0.1 unless `options` say."""
+        protocol = DatagramRecorder() if protocol is None else protocol
+        options = options or {"local_addr": ("127.0.0.1", 0)}
+        transport, _ = await self.loop.create_datagram_endpoint(lambda: protocol, **options)
+        self._stack.callback(abort, transport)
+        return transport, protocol
 
     def dial(self, server: Any, *, receive_buffer: int | None = None) -> Peer:
         """Return a peer connected to `server`."""

@@ -139,3 +139,47 @@ def test_unix_chat(tmp_path: Path, folder: Path) -> None:
     assert heard == ["Bob joins\n", "Ann: hello\n", "Ann: and goodbye\n", "The chat is over\n"]
     assert alone == "Ann joins\nThe chat is over\n"
     assert told == chat("asyncio", tmp_path, str(folder / "chat"))
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def udp_echo(form: str, loop: str, folder: Path) -> tuple[list[str], str]:
+    """Output of the server, which is ended by Ctrl-C, and of its client."""
+    port = free_udp_port()
+
+    def command(name: str) -> list[str]:
+        path = folder / f"{form}{name}-{loop}-{port}.py"
+        text = Path(variant(f"{form}{name}", loop, folder)[-1]).read_text()
+        path.write_text(text.replace("9999", str(port)))
+        return [sys.executable, "-u", str(path)]
+
+    bound = re.compile(rf": 0100007F:{port:04X} 00000000:0000 07 ")
+    with Talker(*command("udp_echo_server")) as server:
+        heard = [server.hear()]
+        while not bound.search(Path("/proc/net/udp").read_text()):
+            assert server.process.poll() is None, server.process.communicate()
+        client = run(command("udp_echo_client"))
+        heard += [server.hear(), server.hear()]
+        server.process.send_signal(signal.SIGINT)
+        _, errors = server.process.communicate(timeout=LIMIT)
+    if form:
+        assert (server.process.returncode, errors) == (0, "")
+    else:
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+    return [re.sub(r"\b\d{4,5}\b", "PORT", line) for line in heard], client
+
+
+@pytest.mark.parametrize("form", ["", "old_"], ids=["modern", "old"])
+def test_udp_echo(form: str, tmp_path: Path) -> None:
+    heard, client = told = udp_echo(form, "oxloop", tmp_path)
+    assert heard == [
+        "Starting UDP server\n",
+        "Received 'Hello World!' from ('127.0.0.1', PORT)\n",
+        "Send 'Hello World!' to ('127.0.0.1', PORT)\n",
+    ]
+    assert client.startswith("Send: Hello World!\nReceived: Hello World!\n")
+    assert told == udp_echo(form, "asyncio", tmp_path)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
         # Not built yet: NotImplementedError from AbstractEventLoop. To a type checker its methods
         # are abstract, and a class that lacks one could not be instantiated.
-        async def create_datagram_endpoint(self, *args: Any, **kwargs: Any) -> Any: ...
         async def start_tls(self, *args: Any, **kwargs: Any) -> Any: ...
 
 else:

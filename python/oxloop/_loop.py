@@ -6,6 +6,7 @@ import asyncio
 from asyncio import coroutines
 from typing import TYPE_CHECKING
 
+from ._datagrams import DatagramMixin
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
 from ._sendfile import SendfileMixin
@@ -20,7 +21,13 @@ __all__ = ("EventLoop", "Loop")
 if TYPE_CHECKING:
 
     class _Sections(
-        UnixMixin, SubprocessMixin, SendfileMixin, SignalMixin, TaskMixin, ErrorMixin
+        UnixMixin,
+        DatagramMixin,
+        SubprocessMixin,
+        SendfileMixin,
+        SignalMixin,
+        TaskMixin,
+        ErrorMixin,
     ): ...
 
 else:
@@ -28,6 +35,7 @@ else:
     class _Sections(
         BaseLoop,
         UnixMixin,
+        DatagramMixin,
         SubprocessMixin,
         SendfileMixin,
         SignalMixin,

@@ -96,6 +96,31 @@ class WritePipeTransport(asyncio.Transport):
     def write_eof(self) -> None: ...
     def can_write_eof(self) -> bool: ...
 
+@final
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+    """A datagram endpoint: what the loop hands to `connection_made` of a datagram protocol.
+
+    Made by the loop only. Every method is asyncio's, errors included.
+    """
+
+    max_size: int
+    def is_closing(self) -> bool: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+    def get_protocol(self) -> asyncio.BaseProtocol: ...
+    def is_reading(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+    def get_write_buffer_limits(self) -> tuple[int, int]: ...
+    def sendto(
+        self,
+        data: bytes | bytearray | memoryview[Any],
+        addr: tuple[Any, ...] | str | ReadableBuffer | None = None,
+    ) -> None: ...
+
 @disjoint_base
 class BaseLoop:
     """The engine under `oxloop.Loop`: the ready queue, timers, the selector and its transports."""
@@ -209,6 +234,16 @@ class BaseLoop:
         extra: dict[str, Any] | None = None,
     ) -> WritePipeTransport:
         """Writes to a pipe object from now on; it stays the caller's if this fails."""
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> DatagramTransport:
+        """Takes over a non-blocking socket for datagrams and schedules `connection_made`."""
 
     def _start_serving(
         self,

@@ -201,7 +201,7 @@ class ServerMixin(ConnectionMixin):
                 for option in options:
                     sock.setsockopt(socket.SOL_SOCKET, option, True)
                 if reuse_port and family in (socket.AF_INET, socket.AF_INET6):
-                    _set_reuseport(sock)
+                    set_reuseport(sock)
                 if family == socket.AF_INET6:
                     # IPv4 has a socket of its own.
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
@@ -255,7 +255,8 @@ class ServerMixin(ConnectionMixin):
         return transport, protocol
 
 
-def _set_reuseport(sock: socket.socket) -> None:
+def set_reuseport(sock: socket.socket) -> None:
+    """SO_REUSEPORT; ValueError where there is no such thing."""
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("reuse_port not supported by socket module")
     try:

@@ -149,7 +149,7 @@ def _bind(path: str | bytes) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not _is_abstract(path):
-            _remove_stale(path)
+            remove_stale(path)
         sock.bind(path)
     except BaseException as error:
         sock.close()
@@ -160,8 +160,11 @@ def _bind(path: str | bytes) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str | bytes) -> None:
-    # What an earlier server left. Where that fails, bind() has the last word.
+def remove_stale(path: str | bytes) -> None:
+    """Removes the socket that somebody left at a path.
+
+    Where that fails, bind() has the last word.
+    """
     try:
         if stat.S_ISSOCK(os.stat(path).st_mode):
             os.remove(path)

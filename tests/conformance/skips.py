@@ -61,14 +61,6 @@ SKIPS = (
         since=(3, 11),
     ),
     Skip(
-        "UDP is not there yet",
-        (
-            "test_events.EventLoopTests.test_*datagram_*",
-            "test_sendfile.SendfileTests.test_sendfile_not_supported",
-            "test_base_events.BaseEventLoopWithSelectorTests.test_create_datagram_endpoint_*",
-        ),
-    ),
-    Skip(
         "uses private parts of asyncio's loop (_run_once, _ready, _selector...)",
         (
             "test_events.EventLoopTests.test_timeout_rounding",
@@ -99,6 +91,12 @@ SKIPS = (
             "test_base_events.*.test_create_server_cant_bind",
             "test_base_events.*.test_create_server_nosoreuseport",
             "test_base_events.*.test_create_server_soreuseport_only_defined",
+            "test_base_events.*.test_create_datagram_endpoint_cant_bind",
+            "test_base_events.*.test_create_datagram_endpoint_ip_addr",
+            "test_base_events.*.test_create_datagram_endpoint_no_addrinfo",
+            "test_base_events.*.test_create_datagram_endpoint_nosoreuseport",
+            "test_base_events.*.test_create_datagram_endpoint_setblk_err",
+            "test_base_events.*.test_create_datagram_endpoint_socket_err",
         ),
     ),
     Skip(

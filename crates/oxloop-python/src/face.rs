@@ -7,6 +7,7 @@ use crate::ffi::lock::StateLock;
 use crate::handle::PyHandle;
 use crate::server::ListenerRef;
 use crate::transport::TransportRef;
+use crate::transport::datagram::DatagramRef;
 use oxloop::engine::Face;
 use pyo3::prelude::*;
 use std::io;
@@ -21,8 +22,12 @@ impl Face for PyFace {
     type Callback = PyHandle;
     type Bytes = KeptBytes;
     type Stream = TransportRef;
+    type Datagrams = DatagramRef;
+    /// What `socket.sendto` takes, or `None` for `socket.send`.
+    type Address = Option<Py<PyAny>>;
     type Listener = ListenerRef;
     type Leave = PyErr;
+    const DATAGRAM_HEADER: usize = if cfg!(Py_3_13) { 8 } else { 0 };
 
     #[inline]
     fn run(event_loop: &Bound<'_, BaseLoop>, callback: PyHandle) -> PyResult<()> {

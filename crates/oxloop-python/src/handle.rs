@@ -151,6 +151,28 @@ pub(crate) fn timed_io<R>(
     timed(event_loop, &handle.object(py), call)
 }
 
+/// Tells the exception handler of what a call for the selector's event raised, as a handle's call
+/// is reported; `callback` is what the program sees of it, and `source` where it began.
+#[cold]
+pub(crate) fn report_io(
+    event_loop: &Bound<'_, BaseLoop>,
+    callback: &Bound<'_, PyAny>,
+    source: Option<Bound<'_, PyAny>>,
+    error: PyErr,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    let context = Captured::Own(context::copy_current(py)?);
+    let handle = RawHandle::new(event_loop.as_any(), callback, PyTuple::empty(py), context)?;
+    if let Some(source) = source {
+        handle.set_source_traceback(source)?;
+    }
+    let handle = PyHandle(handle);
+    match handle.0.take_call(py)? {
+        Some(call) => handle.report(event_loop, call, error),
+        None => Ok(()),
+    }
+}
+
 impl Call<'_> {
     /// The call in its context.
     #[inline]

@@ -32,6 +32,7 @@ mod _oxloop {
         module.add_class::<transport::stream::StreamTransport>()?;
         module.add_class::<transport::pipe::ReadPipeTransport>()?;
         module.add_class::<transport::pipe::WritePipeTransport>()?;
+        module.add_class::<transport::datagram::DatagramTransport>()?;
         let (handle, timer) = ffi::handle_types::prepare(module.py())?;
         module.add("Handle", handle)?;
         module.add("TimerHandle", timer)?;

@@ -2,7 +2,7 @@
 
 use crate::sys;
 use rustix::io::Errno;
-use rustix::net::SocketAddrAny;
+use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use socket2::SockAddr;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -43,6 +43,24 @@ impl Address {
     }
 }
 
+/// For system calls. InvalidInput for a Unix name that the system does not take.
+impl TryFrom<&Address> for SocketAddrAny {
+    type Error = io::Error;
+
+    fn try_from(address: &Address) -> io::Result<SocketAddrAny> {
+        match address {
+            Address::Inet(address) => Ok((*address).into()),
+            Address::Unix(address) => {
+                let name = match address.as_abstract_name() {
+                    Some(name) => SocketAddrUnix::new_abstract_name(name),
+                    None => SocketAddrUnix::new(address.as_bytes()),
+                };
+                Ok(name?.into())
+            }
+        }
+    }
+}
+
 /// From what the kernel said; EAFNOSUPPORT for other families.
 impl TryFrom<&SocketAddrAny> for Address {
     type Error = Errno;
@@ -58,6 +76,12 @@ impl TryFrom<&SocketAddrAny> for Address {
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Address {
         Address::Inet(address)
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Address {
+        address.clone()
     }
 }
 
@@ -107,6 +131,11 @@ impl fmt::Debug for Address {
 pub struct UnixAddress(Box<[u8]>);
 
 impl UnixAddress {
+    /// What a socket without a name has.
+    pub(crate) fn unnamed() -> UnixAddress {
+        UnixAddress(Box::default())
+    }
+
     /// An abstract name, without the NUL byte in front.
     pub fn from_abstract_name(name: impl AsRef<[u8]>) -> UnixAddress {
         UnixAddress([b"\0", name.as_ref()].concat().into())

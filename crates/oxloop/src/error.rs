@@ -1,6 +1,6 @@
 //! Errors: the caller's misuse apart from what the system says; errno is kept.
 
-use crate::address::UnixAddress;
+use crate::address::{Address, UnixAddress};
 use std::io;
 use std::net::SocketAddr;
 
@@ -104,6 +104,21 @@ pub enum Misuse {
     /// A socket of another kind (TCP, datagrams, ...) where a Unix stream is needed.
     #[error("A UNIX Domain Stream Socket was expected")]
     UnixStreamExpected,
+    /// A socket of another kind (TCP, ...) where one for datagrams is needed.
+    #[error("A datagram socket was expected")]
+    DatagramExpected,
+    /// `send_to()` on an endpoint that was made for another remote address.
+    #[error("Invalid address: must be {0:?}")]
+    RemoteAddress(Address),
+    /// `create_datagram_endpoint` without an address, a family or a socket.
+    #[error("unexpected address family")]
+    NoFamily,
+    /// Local and remote address of an endpoint have no family in common.
+    #[error("can not get address information")]
+    NoCommonFamily,
+    /// Options that make a socket, given together with one.
+    #[error("socket modifiers can not be used when a socket is specified")]
+    SocketModifiers,
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),

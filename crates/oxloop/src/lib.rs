@@ -56,6 +56,7 @@
 //! | [`BufferedProtocol`] | the same, with a buffer of its own to read into | `BufferedProtocol` |
 //! | [`ProtocolHandle`] | the protocol of a connection, from outside of its callbacks | the object itself |
 //! | [`Transport`] | one side of a connection | `Transport` |
+//! | [`DatagramTransport`], [`DatagramProtocol`] | the same two for datagrams: UDP, Unix sockets | the same |
 //! | [`Payload`] | what can be written | bytes-like object |
 //! | *pause*, *resume* | the write buffer is over its high-water mark, at or under its low one | flow control |
 //! | [`Server`] | listening sockets, and the connections they made | `Server` |
@@ -75,6 +76,7 @@
 //! | `event_loop/` | **what runs it**: running, scheduling, watching, tasks, errors |
 //! | `connect.rs`, `racing.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
 //! | `unix.rs`, `address.rs` | the same for Unix sockets; names of sockets |
+//! | `datagrams.rs` | datagram endpoints |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -96,6 +98,7 @@ pub mod error;
 
 mod address;
 mod connect;
+mod datagrams;
 mod event_loop;
 mod executor;
 mod protocol;
@@ -112,16 +115,17 @@ mod unix;
 pub use address::{Address, UnixAddress};
 pub use bytes::Bytes;
 pub use connect::ConnectOptions;
+pub use datagrams::{DatagramAddr, DatagramOptions, Family};
 pub use error::{Error, Misuse, Result};
 pub use event_loop::{
     EventLoop, ExceptionContext, Handle, Promise, Sleep, Task, TimerHandle, Waiter, WatchHandle,
     get_running_loop,
 };
 pub use executor::ExecutorCall;
-pub use protocol::{Buffered, BufferedProtocol, Protocol, ProtocolHandle};
+pub use protocol::{Buffered, BufferedProtocol, DatagramProtocol, Protocol, ProtocolHandle};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
-pub use transport::{Payload, Transport, flow_control};
+pub use transport::{DatagramTransport, Payload, Transport, flow_control};
 pub use unix::{UnixServerOptions, UnixTarget};
 
 /// The README's example is tested as well.

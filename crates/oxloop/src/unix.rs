@@ -260,7 +260,7 @@ fn bind(address: UnixAddress) -> Result<Socket> {
 
 /// Removes what an earlier server left. Where that fails, bind(2) has the last word: of a
 /// directory that cannot be searched, for one, nobody can say what is in it.
-fn remove_stale(path: &Path) {
+pub(crate) fn remove_stale(path: &Path) {
     let removed = fs::metadata(path).and_then(|found| {
         if found.file_type().is_socket() { fs::remove_file(path) } else { Ok(()) }
     });

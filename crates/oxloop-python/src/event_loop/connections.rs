@@ -2,6 +2,7 @@
 
 use super::BaseLoop;
 use crate::ffi::context;
+use crate::transport::datagram::{self, DatagramRef};
 use crate::transport::stream::{self, StreamRef};
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
@@ -18,10 +19,7 @@ pub(super) fn make_socket_transport(
 ) -> PyResult<StreamRef> {
     let py = slf.py();
     slf.get().check_closed()?;
-    let fd: i32 = sock.call_method0("fileno")?.extract()?;
-    if fd < 0 {
-        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
-    }
+    let fd = descriptor_of(&sock)?;
     let origin = stream::Origin {
         descriptor: Descriptor::Lent(fd),
         socket: Some(sock),
@@ -38,4 +36,25 @@ pub(super) fn make_socket_transport(
         }
     }
     Ok(transport)
+}
+
+pub(super) fn make_datagram_transport(
+    slf: &Bound<'_, BaseLoop>,
+    sock: Bound<'_, PyAny>,
+    protocol: Bound<'_, PyAny>,
+    address: Option<Bound<'_, PyAny>>,
+    waiter: Option<&Bound<'_, PyAny>>,
+    extra: Option<&Bound<'_, PyAny>>,
+) -> PyResult<DatagramRef> {
+    slf.get().check_closed()?;
+    let origin = datagram::Origin { descriptor: descriptor_of(&sock)?, sock, address };
+    datagram::open(slf, protocol, origin, waiter, extra)
+}
+
+fn descriptor_of(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
+    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+    }
+    Ok(fd)
 }

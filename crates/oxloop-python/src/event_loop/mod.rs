@@ -4,14 +4,14 @@
 mod connections;
 pub(crate) mod scheduling;
 mod servers;
-mod sockets;
+pub(crate) mod sockets;
 mod watchers;
 
 use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
 use crate::guard::Guard;
 use crate::server::ListenerRef;
-use crate::transport::TransportRef;
+use crate::transport::datagram::DatagramRef;
 use crate::transport::pipe::{self, PipeRef};
 use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, PipeEnd, Referent};
@@ -126,6 +126,8 @@ impl BaseLoop {
         self.engine.visit(|referent| match referent {
             Referent::Callback(handle) => visit.call(handle.0.as_py()),
             Referent::Stream(transport) => transport.traverse(&visit),
+            Referent::Endpoint(DatagramRef(transport)) => visit.call(transport),
+            Referent::Address(address) => visit.call(address),
             Referent::Listener(ListenerRef(listener)) => visit.call(listener),
         })
     }
@@ -286,8 +288,8 @@ impl BaseLoop {
         watchers::remove(slf, fd, oxloop::engine::Side::Write)
     }
 
-    fn _transport_of(&self, fd: &Bound<'_, PyAny>) -> PyResult<Option<TransportRef>> {
-        Ok(watchers::number(fd)?.and_then(|fd| self.engine.stream_of(fd)))
+    fn _transport_of(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(watchers::number(fd)?.and_then(|fd| watchers::transport_of(slf, fd)))
     }
 
     // Working with socket objects directly
@@ -355,6 +357,18 @@ impl BaseLoop {
         extra: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PipeRef> {
         pipe::open(slf, PipeEnd::Write, pipe, protocol, waiter, extra)
+    }
+
+    #[pyo3(signature = (sock, protocol, address = None, waiter = None, extra = None))]
+    fn _make_datagram_transport(
+        slf: &Bound<'_, Self>,
+        sock: Bound<'_, PyAny>,
+        protocol: Bound<'_, PyAny>,
+        address: Option<Bound<'_, PyAny>>,
+        waiter: Option<&Bound<'_, PyAny>>,
+        extra: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<DatagramRef> {
+        connections::make_datagram_transport(slf, sock, protocol, address, waiter, extra)
     }
 
     fn _start_serving(

@@ -59,7 +59,7 @@ pub(super) fn send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyRe
 
 /// The descriptor of a `socket.socket`; `None` for any other object, also of a subclass, which
 /// may have methods of its own.
-fn plain(sock: &Bound<'_, PyAny>) -> PyResult<Option<Descriptor>> {
+pub(crate) fn plain(sock: &Bound<'_, PyAny>) -> PyResult<Option<Descriptor>> {
     static SOCKET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = sock.py();
     if !sock.get_type().is(SOCKET.import(py, "socket", "socket")?) {
@@ -94,7 +94,7 @@ pub(super) fn wait_ready<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static CALLBACKS: PyOnceLock<[Py<PyCFunction>; 2]> = PyOnceLock::new();
     let py = slf.py();
-    if slf.get().engine.stream_of(fd).is_some() {
+    if watchers::transport_of(slf, fd).is_some() {
         slf.call_method1("_ensure_fd_no_transport", (fd,))?;
     }
     let [read, write] = CALLBACKS.get_or_try_init(py, || {

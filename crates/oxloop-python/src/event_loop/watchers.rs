@@ -54,6 +54,16 @@ pub(super) fn watch(
     }
 }
 
+/// The transport that owns a descriptor.
+pub(super) fn transport_of(slf: &Bound<'_, BaseLoop>, fd: i32) -> Option<Py<PyAny>> {
+    let engine = &slf.get().engine;
+    let stream = engine.stream_of(fd).map(|stream| {
+        let Ok(object) = stream.into_pyobject(slf.py());
+        object.unbind()
+    });
+    stream.or_else(|| engine.endpoint_of(fd).map(|endpoint| endpoint.0.into_any()))
+}
+
 pub(super) fn remove(
     slf: &Bound<'_, BaseLoop>,
     fd: &Bound<'_, PyAny>,

@@ -65,16 +65,22 @@ macro_rules! base {
 
 base!(TransportBase, TRANSPORT_BASE, "Transport");
 base!(ReadTransportBase, READ_TRANSPORT_BASE, "ReadTransport");
+base!(DatagramBase, DATAGRAM_BASE, "DatagramTransport");
 
 /// Makes the raw types; the module calls it before it adds a class.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     let asyncio = py.import("asyncio")?;
-    for (made, class, name) in [
-        (&TRANSPORT_BASE, "Transport", c"oxloop._oxloop.TransportBase"),
-        (&READ_TRANSPORT_BASE, "ReadTransport", c"oxloop._oxloop.ReadTransportBase"),
-    ] {
-        made.get_or_try_init(py, || make(&asyncio.getattr(class)?, name))?;
-    }
+    let class = |name| asyncio.getattr(name);
+    TRANSPORT_BASE
+        .get_or_try_init(py, || make(&[class("Transport")?], c"oxloop._oxloop.TransportBase"))?;
+    READ_TRANSPORT_BASE.get_or_try_init(py, || {
+        make(&[class("ReadTransport")?], c"oxloop._oxloop.ReadTransportBase")
+    })?;
+    DATAGRAM_BASE.get_or_try_init(py, || {
+        // Programs ask whether it is an asyncio.Transport, which asyncio's own is.
+        let bases = [class("Transport")?, class("DatagramTransport")?];
+        make(&bases, c"oxloop._oxloop.DatagramBase")
+    })?;
     Ok(())
 }
 
@@ -112,8 +118,14 @@ unsafe extern "C" fn allocate(
     }
 }
 
-/// A heap type of the same size over `base`, a Python class whose only slot is `_extra`.
-fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
+/// A heap type of the same size over `bases`, Python classes whose only slot is `_extra`, of the
+/// class that they have in common.
+fn make<const N: usize>(
+    bases: &[Bound<'_, PyAny>; N],
+    name: &'static CStr,
+) -> PyResult<Py<PyType>> {
+    const { assert!(N > 0) };
+    let base = &bases[0];
     let py = base.py();
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_alloc, pfunc: allocate as *mut c_void },
@@ -134,7 +146,7 @@ fn make(base: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Py<PyType>> {
     // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The
     // size is checked against the base's: a layout that is not ours is refused.
     unsafe {
-        let bases = pyo3::types::PyTuple::new(py, [base])?;
+        let bases = pyo3::types::PyTuple::new(py, bases)?;
         let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
         let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
         let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;

@@ -47,6 +47,8 @@ pub(crate) fn finalize(object: &Bound<'_, PyAny>) {
         transport.get().pipe.abandon(Some(object));
     } else if let Ok(transport) = object.cast::<WritePipeTransport>() {
         transport.get().pipe.abandon(Some(object));
+    } else {
+        super::datagram::finalize(object);
     }
 }
 

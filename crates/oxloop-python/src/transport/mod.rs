@@ -1,8 +1,11 @@
 //! What the loop hands to protocols.
 
 mod callbacks;
+pub(crate) mod datagram;
+mod datagram_callbacks;
 pub(crate) mod extra_info;
 mod handler;
+mod peers;
 pub(crate) mod pipe;
 mod pipe_callbacks;
 mod sendfile;

@@ -1,7 +1,9 @@
 //! What a face supplies: the Rust API and the Python package are the two there are.
 
+use super::SentOther;
 use crate::sys::Accepted;
 use crate::transport::gather::Data;
+use rustix::net::SocketAddrAny;
 use std::io;
 
 /// A face of the engine: the types it queues, and how user code is called.
@@ -20,10 +22,16 @@ pub trait Face: Sized + 'static {
     type Bytes: AsRef<[u8]>;
     /// Who hears of a stream.
     type Stream: StreamHandler<Self>;
+    /// Who hears of a datagram endpoint.
+    type Datagrams: DatagramHandler<Self>;
+    /// An address that the face alone can send to. Dropping it may run user code.
+    type Address;
     /// Who hears of a listening socket.
     type Listener: ListenerHandler<Self>;
     /// Why the loop has to be left at once (KeyboardInterrupt, SystemExit).
     type Leave;
+    /// What a queued datagram counts for beside its own bytes.
+    const DATAGRAM_HEADER: usize;
 
     /// Runs a callback, unless it was cancelled. Ordinary exceptions are the face's to report.
     fn run(cx: Self::Context<'_>, callback: Self::Callback) -> Result<(), Self::Leave>;
@@ -124,6 +132,54 @@ pub trait StreamHandler<F: Face>: Clone {
     fn schedule_connection_lost(&self, cx: F::Context<'_>);
 
     /// The connection is gone for good: tell the protocol, then release the stream.
+    fn connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+}
+
+/// A datagram endpoint's handler.
+///
+/// `Err` leaves the loop at once; errors of user code are handled inside, and the endpoint goes on.
+pub trait DatagramHandler<F: Face>: Clone {
+    /// A datagram arrived, from whom the system says; it may be empty.
+    fn datagram_received(
+        &self,
+        cx: F::Context<'_>,
+        data: &[u8],
+        from: Option<&SocketAddrAny>,
+    ) -> Result<(), F::Leave>;
+
+    /// Receives one datagram itself, where the address is of a family that only the face knows.
+    /// False where there is none.
+    fn receive_other(&self, cx: F::Context<'_>) -> Result<bool, F::Leave>;
+
+    /// Sends a queued datagram itself, to an address that only the face knows.
+    fn send_other(
+        &self,
+        cx: F::Context<'_>,
+        data: &[u8],
+        to: &F::Address,
+    ) -> Result<SentOther, F::Leave>;
+
+    /// A system call failed: [`Failure::Read`] or [`Failure::Drain`].
+    fn error_received(
+        &self,
+        cx: F::Context<'_>,
+        failure: Failure,
+        error: io::Error,
+    ) -> Result<(), F::Leave>;
+
+    /// The queue is strictly over the high-water mark.
+    fn pause_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+
+    /// The queue is at or under the low-water mark.
+    fn resume_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
+
+    /// Sending continues when the descriptor is writable: in the context of this call.
+    fn writing_deferred(&self, cx: F::Context<'_>);
+
+    /// Call [`connection_lost`](Self::connection_lost) in a later turn.
+    fn schedule_connection_lost(&self, cx: F::Context<'_>);
+
+    /// The endpoint is gone for good: tell the protocol, then release the endpoint.
     fn connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 }
 

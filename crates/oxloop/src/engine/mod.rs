@@ -10,10 +10,12 @@
 //! | `turn.rs` | one turn of the loop: prepare, wait, run |
 //! | `streams.rs`, `writes.rs` | connections: read, flow control, close; write |
 //! | `pipes.rs` | what is different where a stream is a pipe |
+//! | `datagrams.rs` | datagram endpoints: receive, send, close |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
 //! | `timers.rs`, `registry.rs`, `wakeup.rs` | the parts |
 
+mod datagrams;
 mod face;
 mod listeners;
 mod pipes;
@@ -28,7 +30,10 @@ mod writes;
 pub use crate::sys::{Accepted, Descriptor, PipeKind};
 pub use crate::transport::flow_control::Limits;
 pub use crate::transport::gather::Data;
-pub use face::{Callback, Face, Failure, ListenerHandler, Received, StreamHandler};
+pub use datagrams::{Destination, EndpointKind, Sending, Sent, SentOther};
+pub use face::{
+    Callback, DatagramHandler, Face, Failure, ListenerHandler, Received, StreamHandler,
+};
 pub use pipes::PipeEnd;
 pub use registry::Token;
 pub use streams::StreamInfo;
@@ -37,9 +42,11 @@ pub use writes::Written;
 
 use crate::sys::{Interest, Selector, forks};
 use crate::transport::gather::Gather;
+use datagrams::Endpoint;
 use listeners::Listener;
 use lock_api::Mutex;
 use registry::Registry;
+use rustix::net::SocketAddrAny;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -116,6 +123,7 @@ impl<F: Face> TimerEntry for Timer<F> {
 /// Something with a descriptor.
 enum Source<F: Face> {
     Stream(Stream<F>),
+    Endpoint(Endpoint<F>),
     Listener(Listener<F>),
     Watcher(Watcher<F>),
 }
@@ -125,6 +133,7 @@ impl<F: Face> Source<F> {
     fn pending(&mut self) -> &mut Interest {
         match self {
             Source::Stream(stream) => &mut stream.pending,
+            Source::Endpoint(endpoint) => &mut endpoint.pending,
             Source::Listener(listener) => &mut listener.pending,
             Source::Watcher(watcher) => &mut watcher.pending,
         }
@@ -134,6 +143,7 @@ impl<F: Face> Source<F> {
     fn registered(&self) -> Interest {
         match self {
             Source::Stream(stream) => stream.registered,
+            Source::Endpoint(endpoint) => endpoint.registered,
             Source::Listener(listener) => listener.registered,
             Source::Watcher(watcher) => watcher.registered,
         }
@@ -146,6 +156,10 @@ pub enum Referent<'a, F: Face> {
     Callback(&'a F::Callback),
     /// The handler of an open stream.
     Stream(&'a F::Stream),
+    /// The handler of an open datagram endpoint.
+    Endpoint(&'a F::Datagrams),
+    /// The destination of a queued datagram.
+    Address(&'a F::Address),
     /// The handler of a listening socket.
     Listener(&'a F::Listener),
 }
@@ -230,7 +244,8 @@ impl<F: Face> Engine<F> {
         let old = {
             let mut state = self.state.lock();
             let mut old = std::mem::take(&mut *state);
-            // Streams stay: their transports still own them. They only lose their handlers.
+            // Streams and endpoints stay: their transports still own them. They only lose their
+            // handlers.
             state.sources = std::mem::take(&mut old.sources);
             old
         };
@@ -248,6 +263,14 @@ impl<F: Face> Engine<F> {
                         let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
                     }
                     dropped.push(Dropped::Handler(stream.handler.take()));
+                }
+                Some(Source::Endpoint(endpoint)) => {
+                    let asked = std::mem::take(&mut endpoint.registered);
+                    if asked != Interest::NONE && !self.is_forked() {
+                        let fd = endpoint.descriptor.borrow();
+                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
+                    }
+                    dropped.push(Dropped::Endpoint(endpoint.handler.take()));
                 }
                 Some(source) => {
                     if source.registered() != Interest::NONE && !self.is_forked() {
@@ -291,6 +314,14 @@ impl<F: Face> Engine<F> {
                         see(Referent::Stream(handler))?;
                     }
                 }
+                Source::Endpoint(endpoint) => {
+                    if let Some(handler) = &endpoint.handler {
+                        see(Referent::Endpoint(handler))?;
+                    }
+                    for address in endpoint.addresses() {
+                        see(Referent::Address(address))?;
+                    }
+                }
                 Source::Listener(listener) => see(Referent::Listener(&listener.handler))?,
                 Source::Watcher(watcher) => {
                     for callback in watcher.callbacks() {
@@ -325,6 +356,7 @@ impl<F: Face> Engine<F> {
                 Source::Stream(stream) => all.streams.extend(stream.handler.clone()),
                 Source::Listener(listener) => all.listeners.push(listener.handler.clone()),
                 Source::Watcher(watcher) => all.watchers.extend(watcher.callbacks().cloned()),
+                Source::Endpoint(_) => {}
             }
         }
         all
@@ -353,6 +385,7 @@ pub struct Handlers<F: Face> {
 /// Kept until no lock is held.
 enum Dropped<F: Face> {
     Handler(Option<F::Stream>),
+    Endpoint(Option<F::Datagrams>),
     Source(Option<Source<F>>),
 }
 
@@ -360,6 +393,7 @@ impl<F: Face> Source<F> {
     fn descriptor(&self) -> &Descriptor {
         match self {
             Source::Stream(stream) => &stream.descriptor,
+            Source::Endpoint(endpoint) => &endpoint.descriptor,
             Source::Listener(listener) => &listener.descriptor,
             Source::Watcher(watcher) => &watcher.descriptor,
         }

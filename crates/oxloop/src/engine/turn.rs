@@ -228,7 +228,10 @@ impl<F: Face> Engine<F> {
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch),
-                Ready::StartReading(token) => self.start_reading(cx, token),
+                Ready::StartReading(token) => {
+                    self.start_receiving(token);
+                    self.start_reading(cx, token)
+                }
                 Ready::Accepted(accepted) => {
                     let (listener, accepted) = *accepted;
                     listener.connected(cx, accepted)
@@ -259,20 +262,30 @@ impl<F: Face> Engine<F> {
     ) -> Result<(), F::Leave> {
         let kind = match self.state.lock().sources.get(token) {
             Some(Source::Stream(_)) => Kind::Stream,
+            Some(Source::Endpoint(_)) => Kind::Endpoint,
             Some(Source::Listener(_)) => Kind::Listener,
             Some(Source::Watcher(_)) => Kind::Watcher,
             None => return Ok(()),
         };
         match kind {
-            Kind::Stream => {
-                let read = self.readable(cx, token, scratch);
+            Kind::Stream | Kind::Endpoint => {
+                let datagrams = matches!(kind, Kind::Endpoint);
+                let read = if datagrams {
+                    self.receivable(cx, token, scratch)
+                } else {
+                    self.readable(cx, token, scratch)
+                };
                 if self.take_pending(token, |pending| &mut pending.write) {
                     if let Err(leave) = read {
                         // The other half runs with the next run of the loop.
                         self.requeue_write(token);
                         return Err(leave);
                     }
-                    return self.writable(cx, token);
+                    return if datagrams {
+                        self.sendable(cx, token)
+                    } else {
+                        self.writable(cx, token)
+                    };
                 }
                 read
             }
@@ -304,6 +317,7 @@ impl<F: Face> Engine<F> {
 
 enum Kind {
     Stream,
+    Endpoint,
     Listener,
     Watcher,
 }

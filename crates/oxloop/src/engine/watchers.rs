@@ -138,7 +138,7 @@ impl<F: Face> Engine<F> {
         let token = state.token_of(descriptor)?;
         match state.sources.get(token)? {
             Source::Watcher(_) | Source::Listener(_) => self.remove_source(state, token),
-            Source::Stream(_) => None,
+            Source::Stream(_) | Source::Endpoint(_) => None,
         }
     }
 

@@ -178,7 +178,9 @@ impl Core {
         let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
         let Handlers { streams, listeners, watchers } = self.engine.handlers();
+        let endpoints = self.engine.endpoints();
         self.engine.close();
+        endpoints.iter().for_each(|endpoint| endpoint.0.abandon());
         streams.iter().for_each(|stream| stream.0.abandon());
         listeners.iter().for_each(|listener| listener.abandon());
         watchers.iter().for_each(Callback::cancel);

@@ -4,7 +4,7 @@ use super::EventLoop;
 use super::handle::Handle;
 use crate::address::Address;
 use crate::error::Error;
-use crate::transport::Transport;
+use crate::transport::{DatagramTransport, Transport};
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct ExceptionContext {
     pub protocol: Option<&'static str>,
     /// The connection it concerns.
     pub transport: Option<Transport>,
+    /// The datagram endpoint it concerns.
+    pub endpoint: Option<DatagramTransport>,
     /// The name of the listening socket it concerns.
     pub socket: Option<Address>,
 }
@@ -42,6 +44,7 @@ impl ExceptionContext {
             handle: None,
             protocol: None,
             transport: None,
+            endpoint: None,
             socket: None,
         }
     }
@@ -62,6 +65,10 @@ impl ExceptionContext {
 
     pub(crate) fn transport(self, transport: &Transport) -> ExceptionContext {
         ExceptionContext { transport: Some(transport.clone()), ..self }
+    }
+
+    pub(crate) fn endpoint(self, endpoint: &DatagramTransport) -> ExceptionContext {
+        ExceptionContext { endpoint: Some(endpoint.clone()), ..self }
     }
 
     pub(crate) fn socket(self, socket: Option<Address>) -> ExceptionContext {
@@ -88,6 +95,9 @@ impl fmt::Display for ExceptionContext {
         }
         if let Some(transport) = &self.transport {
             write!(f, "\ntransport: {transport:?}")?;
+        }
+        if let Some(endpoint) = &self.endpoint {
+            write!(f, "\ntransport: {endpoint:?}")?;
         }
         if let Some(socket) = &self.socket {
             write!(f, "\nsocket: {socket}")?;

@@ -6,6 +6,7 @@ use super::handle::Handle;
 use super::running::MainFuture;
 use crate::engine;
 use crate::server::Acceptor;
+use crate::transport::datagram::DatagramCell;
 use crate::transport::stream::StreamCell;
 use bytes::Bytes;
 use std::convert::Infallible;
@@ -69,9 +70,14 @@ impl engine::Face for RustFace {
     type Callback = Callback;
     type Bytes = Bytes;
     type Stream = StreamCell;
+    type Datagrams = DatagramCell;
+    /// All families that this face knows are the system's.
+    type Address = Infallible;
     type Listener = Acceptor;
     /// Panics are caught: nothing leaves the loop but `stop()`.
     type Leave = Infallible;
+    /// asyncio's, from Python 3.13 on.
+    const DATAGRAM_HEADER: usize = 8;
 
     fn run(cx: Cx<'_>, callback: Callback) -> Result<(), Infallible> {
         match callback {

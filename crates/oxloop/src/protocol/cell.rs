@@ -5,11 +5,12 @@
 //! protocol (a pause, by writing) waits in the cell until the callback has returned; a pause and
 //! a resume that wait together cancel out.
 
-use super::Protocol;
+use super::{DatagramProtocol, Protocol};
+use crate::address::Address;
 use crate::engine::Received;
 use crate::error::Misuse;
 use crate::event_loop::core::{Panicked, catch};
-use crate::transport::Transport;
+use crate::transport::{DatagramTransport, Transport};
 use parking_lot::ReentrantMutex;
 use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
@@ -67,12 +68,29 @@ pub(crate) enum NotReceived {
 
 struct ProtocolCell<P> {
     buffered: bool,
+    /// Calls `pause_writing` or `resume_writing`.
+    tell: fn(&mut P, Flow),
     inner: ReentrantMutex<Inner<P>>,
 }
 
 struct Inner<P> {
-    deferred: RefCell<Option<(Flow, Transport)>>,
+    deferred: RefCell<Option<(Flow, Concerned)>>,
     protocol: RefCell<P>,
+}
+
+/// Whose flow control it is: who reports that the protocol panicked.
+pub(crate) enum Concerned {
+    Stream(Transport),
+    Datagrams(DatagramTransport),
+}
+
+impl Concerned {
+    fn report(&self, message: String, panic: Panicked) {
+        match self {
+            Concerned::Stream(transport) => transport.report(message, panic),
+            Concerned::Datagrams(transport) => transport.report(message, panic),
+        }
+    }
 }
 
 /// A protocol of any type, as a connection holds it.
@@ -90,7 +108,12 @@ pub(crate) trait AnyProtocol: Any + Send + Sync {
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
-impl<P: Protocol + 'static> ProtocolCell<P> {
+impl<P: 'static> ProtocolCell<P> {
+    fn new(protocol: P, buffered: bool, tell: fn(&mut P, Flow)) -> ProtocolCell<P> {
+        let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
+        ProtocolCell { buffered, tell, inner: ReentrantMutex::new(inner) }
+    }
+
     /// Calls the protocol, then tells it what it has brought about.
     fn enter<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<thread::Result<R>, Misuse> {
         let inner = self.inner.lock();
@@ -101,7 +124,7 @@ impl<P: Protocol + 'static> ProtocolCell<P> {
             let _inside = Inside::new();
             catch_unwind(AssertUnwindSafe(|| f(&mut protocol)))
         };
-        inner.tell_deferred();
+        inner.tell_deferred(self.tell);
         Ok(result)
     }
 
@@ -112,28 +135,42 @@ impl<P: Protocol + 'static> ProtocolCell<P> {
             Err(busy) => Err(Panicked(busy.to_string())),
         }
     }
+
+    /// Pauses or resumes: now, or when the protocol's running callback has returned.
+    fn flow_of(&self, concerned: Concerned, flow: Flow) {
+        let inner = self.inner.lock();
+        if inner.tell(&concerned, flow, self.tell) {
+            return inner.tell_deferred(self.tell);
+        }
+        let waiting = inner.deferred.take();
+        let both = waiting.filter(|(waiting, _)| *waiting != flow);
+        if both.is_none() {
+            inner.deferred.replace(Some((flow, concerned)));
+        }
+    }
 }
 
-impl<P: Protocol> Inner<P> {
-    fn tell_deferred(&self) {
+impl<P> Inner<P> {
+    fn tell_deferred(&self, call: fn(&mut P, Flow)) {
         loop {
             let deferred = self.deferred.take();
-            let Some((flow, transport)) = deferred else { return };
-            self.tell(&transport, flow);
+            let Some((flow, concerned)) = deferred else { return };
+            self.tell(&concerned, flow, call);
         }
     }
 
     /// True unless the protocol runs a callback at present.
-    fn tell(&self, transport: &Transport, flow: Flow) -> bool {
+    fn tell(&self, concerned: &Concerned, flow: Flow, call: fn(&mut P, Flow)) -> bool {
         let Ok(mut protocol) = self.protocol.try_borrow_mut() else { return false };
         let inside = Inside::new();
-        let (name, result) = match flow {
-            Flow::Pause => ("pause_writing", catch(|| protocol.pause_writing())),
-            Flow::Resume => ("resume_writing", catch(|| protocol.resume_writing())),
-        };
+        let result = catch(|| call(&mut protocol, flow));
         drop((inside, protocol));
         if let Err(panic) = result {
-            transport.report(format!("protocol.{name}() failed"), panic);
+            let name = match flow {
+                Flow::Pause => "pause_writing",
+                Flow::Resume => "resume_writing",
+            };
+            concerned.report(format!("protocol.{name}() failed"), panic);
         }
         true
     }
@@ -182,15 +219,59 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
     }
 
     fn flow(&self, transport: &Transport, flow: Flow) {
-        let inner = self.inner.lock();
-        if inner.tell(transport, flow) {
-            return inner.tell_deferred();
-        }
-        let waiting = inner.deferred.take();
-        let both = waiting.filter(|(waiting, _)| *waiting != flow);
-        if both.is_none() {
-            inner.deferred.replace(Some((flow, transport.clone())));
-        }
+        self.flow_of(Concerned::Stream(transport.clone()), flow);
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<P>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// A datagram protocol of any type, as an endpoint holds it.
+pub(crate) trait AnyDatagramProtocol: Any + Send + Sync {
+    fn connection_made(&self, transport: &DatagramTransport) -> Result<(), Panicked>;
+    fn datagram_received(
+        &self,
+        transport: &DatagramTransport,
+        data: &[u8],
+        addr: &Address,
+    ) -> Result<(), Panicked>;
+    fn error_received(&self, error: io::Error) -> Result<(), Panicked>;
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
+    /// Pauses or resumes: now, or when the protocol's running callback has returned.
+    fn flow(&self, transport: &DatagramTransport, flow: Flow);
+    fn type_name(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<P: DatagramProtocol + 'static> AnyDatagramProtocol for ProtocolCell<P> {
+    fn connection_made(&self, transport: &DatagramTransport) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_made(transport))
+    }
+
+    fn datagram_received(
+        &self,
+        transport: &DatagramTransport,
+        data: &[u8],
+        addr: &Address,
+    ) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.datagram_received(transport, data, addr))
+    }
+
+    fn error_received(&self, error: io::Error) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.error_received(error))
+    }
+
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_lost(error))
+    }
+
+    fn flow(&self, transport: &DatagramTransport, flow: Flow) {
+        self.flow_of(Concerned::Datagrams(transport.clone()), flow);
     }
 
     fn type_name(&self) -> &'static str {
@@ -231,8 +312,11 @@ pub struct ProtocolHandle<P>(Arc<ProtocolCell<P>>);
 impl<P: Protocol + 'static> ProtocolHandle<P> {
     pub(crate) fn new(mut protocol: P) -> ProtocolHandle<P> {
         let buffered = protocol.as_buffered().is_some();
-        let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
-        ProtocolHandle(Arc::new(ProtocolCell { buffered, inner: ReentrantMutex::new(inner) }))
+        let cell = ProtocolCell::new(protocol, buffered, |protocol, flow| match flow {
+            Flow::Pause => protocol.pause_writing(),
+            Flow::Resume => protocol.resume_writing(),
+        });
+        ProtocolHandle(Arc::new(cell))
     }
 
     pub(crate) fn erased(&self) -> Arc<dyn AnyProtocol> {
@@ -242,7 +326,29 @@ impl<P: Protocol + 'static> ProtocolHandle<P> {
     pub(crate) fn from_erased(protocol: Arc<dyn AnyProtocol>) -> Option<ProtocolHandle<P>> {
         protocol.into_any().downcast().ok().map(ProtocolHandle)
     }
+}
 
+impl<P: DatagramProtocol + 'static> ProtocolHandle<P> {
+    pub(crate) fn of_datagrams(protocol: P) -> ProtocolHandle<P> {
+        let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
+            Flow::Pause => protocol.pause_writing(),
+            Flow::Resume => protocol.resume_writing(),
+        });
+        ProtocolHandle(Arc::new(cell))
+    }
+
+    pub(crate) fn erased_datagrams(&self) -> Arc<dyn AnyDatagramProtocol> {
+        self.0.clone()
+    }
+
+    pub(crate) fn from_erased_datagrams(
+        protocol: Arc<dyn AnyDatagramProtocol>,
+    ) -> Option<ProtocolHandle<P>> {
+        protocol.into_any().downcast().ok().map(ProtocolHandle)
+    }
+}
+
+impl<P: 'static> ProtocolHandle<P> {
     /// Calls `f` with the protocol; another thread waits for the callback that runs. No callback
     /// of the protocol runs meanwhile, so be brief, and wait for nothing that the loop or
     /// another protocol has to do.

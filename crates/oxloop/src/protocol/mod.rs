@@ -7,13 +7,18 @@
 //!                  ( pause_writing resume_writing )* [ pause_writing ]
 //! ```
 //!
+//! With datagrams, `datagram_received` and `error_received` come in the place of `data_received`,
+//! in any order and number, and there is no end of the stream.
+//!
 //! `connection_made` and `connection_lost` come exactly once, everything else between them; no
 //! data comes after `eof_received`; `pause_writing` and `resume_writing` take turns.
 
 mod buffered;
 pub(crate) mod cell;
+mod datagram;
 mod stream;
 
 pub use buffered::{Buffered, BufferedProtocol};
 pub use cell::ProtocolHandle;
+pub use datagram::DatagramProtocol;
 pub use stream::Protocol;

@@ -7,6 +7,7 @@
 //! | [`Selector`] | waits for many descriptors at once (level-triggered) |
 //! | [`Waker`] | ends a wait from another thread |
 //! | [`Descriptor`] | a descriptor we own, or one lent to us by an object that closes it |
+//! | `recv_from`, `send_to`, `send_batch` | datagrams: one system call each |
 //! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
 //! | `read`, `write`, `write_vectored` | likewise, for pipes |
 //! | `unix_name` | the name in a Unix socket's address |
@@ -27,6 +28,7 @@ pub(crate) use unix::pipe::{duplicate, read, set_nonblocking, write, write_vecto
 pub(crate) use unix::selector::{Events, Interest, Selector};
 pub use unix::socket::Accepted;
 pub(crate) use unix::socket::{
-    accept, is_broken, recv, send, send_vectored, shutdown_write, unix_name,
+    accept, is_broken, recv, recv_from, send, send_batch, send_to, send_vectored, shutdown_write,
+    unix_name,
 };
 pub(crate) use unix::waker::Waker;

@@ -3,14 +3,19 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `stream.rs` | one connection between engine and protocol |
+//! | `datagram.rs` | one datagram endpoint, likewise, and its transport |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
+//! | `datagram_queue.rs` | datagrams waiting to be sent (pure) |
 //! | `gather.rs` | the writes of one turn as one send (pure) |
 //! | `connection_state.rs` | open, closing, lost (pure) |
 
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod connection_state;
+pub(crate) mod datagram;
+#[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
+pub(crate) mod datagram_queue;
 pub mod flow_control;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod gather;
@@ -19,6 +24,7 @@ pub(crate) mod stream;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod write_buffer;
 
+pub use datagram::DatagramTransport;
 pub use payload::Payload;
 
 use crate::address::Address;

@@ -2,7 +2,8 @@
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
+    AddressFamily, MMsgHdr, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny,
+    SocketFlags,
 };
 use rustix::time::Timespec;
 use std::io::{self, IoSlice};
@@ -34,6 +35,54 @@ pub(crate) fn send_vectored(socket: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> i
     let pieces = &pieces[..pieces.len().min(1024)];
     let mut control = SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
+}
+
+/// Receives a datagram, cut off where the buffer ends, and its sender where the system names one.
+pub(crate) fn recv_from(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<SocketAddrAny>)> {
+    let (_, received, from) = rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::empty())?;
+    Ok((received.min(buffer.len()), from))
+}
+
+/// Sends a datagram, to an address or to where the socket is connected to.
+pub(crate) fn send_to(
+    socket: BorrowedFd<'_>,
+    data: &[u8],
+    to: Option<&SocketAddrAny>,
+) -> io::Result<()> {
+    match to {
+        Some(to) => rustix::net::sendto(socket, data, SendFlags::NOSIGNAL, to)?,
+        None => rustix::net::send(socket, data, SendFlags::NOSIGNAL)?,
+    };
+    Ok(())
+}
+
+/// Datagrams sent by one call at most.
+const BATCH: usize = 64;
+
+/// Sends datagrams by one call (sendmmsg(2)), as many as the kernel takes; says how many. An error
+/// is that of the first one.
+pub(crate) fn send_batch<'a>(
+    socket: BorrowedFd<'_>,
+    datagrams: impl Iterator<Item = (&'a [u8], Option<&'a SocketAddrAny>)>,
+) -> io::Result<usize> {
+    let mut batch: Vec<_> = datagrams
+        .take(BATCH)
+        .map(|(data, to)| ([IoSlice::new(data)], to, SendAncillaryBuffer::default()))
+        .collect();
+    if batch.is_empty() {
+        return Ok(0);
+    }
+    let mut messages: Vec<_> = batch
+        .iter_mut()
+        .map(|(data, to, control)| match to {
+            Some(to) => MMsgHdr::new_with_addr(to, data, control),
+            None => MMsgHdr::new(data, control),
+        })
+        .collect();
+    Ok(rustix::net::sendmmsg(socket, &mut messages, SendFlags::NOSIGNAL)?)
 }
 
 /// Takes one waiting connection.

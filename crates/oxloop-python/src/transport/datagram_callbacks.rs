@@ -1,0 +1,273 @@
+//! How the engine's events become a Python datagram protocol's callbacks, and what happens when
+//! they raise: it is reported, and the endpoint goes on.
+
+use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
+use super::stream::SOURCE_TRACEBACK;
+use crate::error::{exception, leaves_loop, os_error};
+use crate::event_loop::BaseLoop;
+use crate::face::PyFace;
+use crate::ffi::{calls, context};
+use crate::handle::{report_io, timed_io};
+use crate::imports::logger;
+use oxloop::engine::{DatagramHandler, Failure, SentOther};
+use pyo3::exceptions::PyOSError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use rustix::net::SocketAddrAny;
+use std::io;
+
+/// The most that a socket object receives at once, bytes.
+pub(super) const MAX_SIZE: usize = 256 * 1024;
+const READ_FAILED: &str = "Fatal read error on datagram transport";
+
+/// In which of its two contexts a transport calls its protocol.
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
+}
+
+impl DatagramHandler<PyFace> for DatagramRef {
+    fn datagram_received(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        data: &[u8],
+        from: Option<&SocketAddrAny>,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        let data = PyBytes::new(py, data);
+        let addr = self.0.get().sender(py, from)?;
+        self.deliver(cx, data.as_any(), &addr)
+    }
+
+    fn receive_other(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<bool> {
+        let py = cx.py();
+        let Some(sock) = self.0.get().sock(py) else { return Ok(false) };
+        let received = sock
+            .call_method1(intern!(py, "recvfrom"), (MAX_SIZE,))
+            .and_then(|received| Ok(received.cast_into::<PyTuple>()?))
+            .and_then(|received| Ok((received.get_item(0)?, received.get_item(1)?)));
+        match received {
+            Ok((data, addr)) => {
+                self.deliver(cx, &data, &addr)?;
+                return Ok(true);
+            }
+            Err(error) if is_blocked(py, &error) => {}
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                self.tell_error(cx, Side::Read, error)?;
+            }
+            Err(error) => {
+                self.inside(cx, Side::Read, intern!(py, "datagram_received"), |_| {
+                    self.fatal_error(cx, error, READ_FAILED)
+                })?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn send_other(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        data: &[u8],
+        to: &Option<Py<PyAny>>,
+    ) -> PyResult<SentOther> {
+        let py = cx.py();
+        let data = PyBytes::new(py, data);
+        let to = to.as_ref().map(|to| to.bind(py));
+        match self.0.get().send_other(py, data.as_any(), to) {
+            Ok(()) => return Ok(SentOther::Sent),
+            Err(error) if is_blocked(py, &error) => return Ok(SentOther::Blocked),
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                self.tell_error(cx, Side::Write, error)?;
+            }
+            Err(error) => {
+                self.inside(cx, Side::Write, intern!(py, "error_received"), |_| {
+                    self.fatal_error(cx, error, WRITE_FAILED)
+                })?;
+            }
+        }
+        Ok(SentOther::Failed)
+    }
+
+    fn error_received(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        failure: Failure,
+        error: io::Error,
+    ) -> PyResult<()> {
+        let side = if failure == Failure::Read { Side::Read } else { Side::Write };
+        self.tell_error(cx, side, os_error(cx.py(), &error))
+    }
+
+    fn pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        // Called from inside sendto(): in the caller's context.
+        let py = cx.py();
+        let Some(protocol) = self.0.get().get_protocol_object(py) else { return Ok(()) };
+        self.flow(cx, &protocol, intern!(py, "pause_writing"))
+    }
+
+    fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let name = intern!(cx.py(), "resume_writing");
+        self.inside(cx, Side::Write, name, |protocol| self.flow(cx, protocol, name))
+    }
+
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
+        // Without memory for a context the callbacks run in the loop's own.
+        let context = context::copy_current(cx.py()).ok();
+        let old = std::mem::replace(&mut self.0.get().parts.lock().write_context, context);
+        drop(old);
+    }
+
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+        if cx.get().engine.is_closed() {
+            return;
+        }
+        let transport = self.0.bind(cx.py());
+        if let Err(error) = transport.get().schedule_lost(transport, None) {
+            error.write_unraisable(cx.py(), Some(transport.as_any()));
+        }
+    }
+
+    fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let py = cx.py();
+        let transport = self.0.bind(py);
+        let none = py.None().into_bound(py);
+        self.call(cx, Side::Write, intern!(py, "connection_lost"), |_| {
+            transport.get().lose(transport, &none)
+        })
+    }
+}
+
+impl DatagramRef {
+    /// `datagram_received(data, addr)`.
+    #[inline]
+    fn deliver(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        data: &Bound<'_, PyAny>,
+        addr: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let name = intern!(cx.py(), "datagram_received");
+        self.call(cx, Side::Read, name, |protocol| {
+            calls::method(protocol, name, [data, addr]).map(drop)
+        })
+    }
+
+    /// `error_received(exc)`.
+    fn tell_error(&self, cx: &Bound<'_, BaseLoop>, side: Side, error: PyErr) -> PyResult<()> {
+        let name = intern!(cx.py(), "error_received");
+        let raised = exception(cx.py(), &error);
+        self.call(cx, side, name, |protocol| {
+            calls::method(protocol, name, [raised.as_any()]).map(drop)
+        })
+    }
+
+    /// Calls `f`, which calls the protocol's method `name`, in the context of its reading or
+    /// writing. What it raises is reported from outside of that context, as of any callback.
+    #[inline]
+    fn call<'py>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        side: Side,
+        name: &Bound<'py, PyString>,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        // Reading it may let go of the protocol: the report needs it.
+        let protocol = self.0.get().get_protocol_object(py);
+        match self.inside(cx, side, name, f) {
+            Err(error) if !leaves_loop(py, &error) => {
+                let transport = self.0.bind(py);
+                let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
+                let callback = callback.unwrap_or_else(|| transport.clone().into_any());
+                report_io(cx, &callback, transport.getattr_opt(SOURCE_TRACEBACK)?, error)
+            }
+            result => result,
+        }
+    }
+
+    #[inline]
+    fn inside<'py>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        side: Side,
+        name: &Bound<'py, PyString>,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        let this = self.0.get();
+        let (protocol, context) = {
+            let parts = this.parts.lock();
+            let context = match side {
+                Side::Read => &parts.read_context,
+                Side::Write => &parts.write_context,
+            };
+            let clone =
+                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
+            (clone(&parts.protocol), clone(context))
+        };
+        let Some(protocol) = protocol else { return Ok(()) };
+        let call = || f(&protocol);
+        let call = || match context {
+            Some(context) => context::run(&context, call),
+            None => call(),
+        };
+        if cx.get().is_debug() {
+            if let Ok(callback) = protocol.getattr(name) {
+                let source = self.0.bind(py).getattr_opt(SOURCE_TRACEBACK)?;
+                return timed_io(cx, &callback, source, call);
+            }
+        }
+        call()
+    }
+
+    /// A flow control callback: what it raises is told, and the endpoint goes on.
+    fn flow(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        protocol: &Bound<'_, PyAny>,
+        name: &Bound<'_, PyString>,
+    ) -> PyResult<()> {
+        match calls::method(protocol, name, []) {
+            Ok(_) => Ok(()),
+            Err(error) if leaves_loop(cx.py(), &error) => Err(error),
+            Err(error) => self.report(cx, error, &format!("protocol.{name}() failed")),
+        }
+    }
+
+    /// asyncio's `_fatal_error`: the endpoint is forced closed.
+    pub(super) fn fatal_error(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<()> {
+        let py = cx.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let transport = self.0.bind(py);
+        let raised = exception(py, &error);
+        if !error.is_instance_of::<PyOSError>(py) {
+            self.report(cx, error, message)?;
+        } else if cx.get().is_debug() {
+            let keywords = PyDict::new(py);
+            keywords.set_item("exc_info", &raised)?;
+            let args = ("%r: %s", transport, message);
+            logger(py)?.call_method("debug", args, Some(&keywords))?;
+        }
+        DatagramTransport::force_close(transport, Some(raised.into_any()))
+    }
+
+    fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = cx.py();
+        let transport = self.0.bind(py);
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", exception(py, &error))?;
+        context.set_item("transport", transport)?;
+        context.set_item("protocol", transport.get().get_protocol_object(py))?;
+        cx.call_method1("call_exception_handler", (context,)).map(drop)
+    }
+}

@@ -1,0 +1,512 @@
+//! Datagram endpoints: receive in a bounded batch, send at once or from a queue.
+//!
+//! Methods change the state under the lock and call the handler after it (invariant 8).
+
+use super::streams::is_transient;
+use super::*;
+use crate::sys;
+use crate::transport::connection_state::{ConnectionState, Step};
+use crate::transport::datagram_queue::{Datagram, DatagramQueue};
+use crate::transport::flow_control::FlowControl;
+
+/// Datagrams read in one turn at most.
+const BATCH: usize = 64;
+
+/// Where a datagram goes.
+#[derive(Debug)]
+pub enum Destination<A> {
+    /// Where the socket is connected to.
+    Connected,
+    /// To an address of the system's.
+    Native(Box<SocketAddrAny>),
+    /// To an address that the face alone can send to.
+    Other(A),
+}
+
+/// A socket for datagrams.
+pub(super) struct Endpoint<F: Face> {
+    pub(super) descriptor: Descriptor,
+    /// `None` once the endpoint is lost, or the loop closed.
+    pub(super) handler: Option<F::Datagrams>,
+    state: ConnectionState,
+    pub(super) registered: Interest,
+    pub(super) pending: Interest,
+    flow: FlowControl,
+    kind: EndpointKind,
+    /// What the kernel did not take yet.
+    queue: DatagramQueue<F::Bytes, Destination<F::Address>>,
+    /// Whether somebody waits for the descriptor to be writable.
+    draining: bool,
+}
+
+/// What an endpoint is told of its socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EndpointKind {
+    /// It was made for one remote address: what is sent once it is lost is dropped. Others send
+    /// until their descriptor is closed.
+    pub remote: bool,
+    /// Its addresses are of a family that only the face reads
+    /// ([`DatagramHandler::receive_other`]).
+    pub other: bool,
+}
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub enum Sent {
+    /// Sent or queued.
+    Taken,
+    /// Dropped: the endpoint is lost.
+    Lost,
+    /// The system refused it; the endpoint goes on.
+    Failed(io::Error),
+}
+
+/// What has to be done with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// It can be sent.
+    Now,
+    /// Others wait before it: [`Engine::queue_datagram`].
+    Queue,
+    /// The endpoint is lost.
+    Drop,
+}
+
+/// How a send went that the face made itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentOther {
+    /// It is on its way.
+    Sent,
+    /// Not now.
+    Blocked,
+    /// It failed; the handler has dealt with it.
+    Failed,
+}
+
+impl<F: Face> Endpoint<F> {
+    /// The face's addresses that queued datagrams go to.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &F::Address> {
+        self.queue.iter().filter_map(|datagram| match &datagram.to {
+            Destination::Other(address) => Some(address),
+            Destination::Connected | Destination::Native(_) => None,
+        })
+    }
+
+    /// Whether it is too late to send.
+    fn drops(&self) -> bool {
+        self.state.is_closed() || (self.state.is_lost() && self.kind.remote)
+    }
+
+    fn wanted(&self) -> Interest {
+        Interest {
+            read: self.state.wants_read(),
+            write: self.draining && !self.state.is_lost(),
+            once: false,
+        }
+    }
+}
+
+impl<F: Face> Engine<F> {
+    /// Takes over a bound or connected, non-blocking socket for datagrams; nothing is read before
+    /// [`start_reading_soon`](Self::start_reading_soon).
+    pub fn add_endpoint(&self, descriptor: Descriptor, kind: EndpointKind) -> Token {
+        let mut state = self.state.lock();
+        let number = descriptor.raw();
+        let token = state.sources.insert(Source::Endpoint(Endpoint {
+            descriptor,
+            handler: None,
+            state: ConnectionState::default(),
+            registered: Interest::NONE,
+            pending: Interest::NONE,
+            flow: FlowControl::default(),
+            kind,
+            queue: DatagramQueue::new(F::DATAGRAM_HEADER),
+            draining: false,
+        }));
+        let displaced = self.displace(&mut state, number);
+        state.set_token(number, Some(token));
+        drop(state);
+        drop(displaced);
+        token
+    }
+
+    /// Names the endpoint's handler, which the engine keeps until the endpoint is lost.
+    pub fn set_endpoint_handler(&self, token: Token, handler: F::Datagrams) {
+        let mut handler = Some(handler);
+        self.with_endpoint(token, |endpoint| std::mem::swap(&mut endpoint.handler, &mut handler));
+        drop(handler);
+    }
+
+    /// `connection_made` was called: reads from now on.
+    pub(super) fn start_receiving(&self, token: Token) {
+        self.with_endpoint(token, |endpoint| endpoint.state.start_reading());
+        self.update_endpoint(token);
+    }
+
+    /// The selector found datagrams, or an error. Reads on, within a budget, until a callback has
+    /// queued something, which would wait longer than with a poll for each datagram.
+    pub(super) fn receivable(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        scratch: &mut [u8],
+    ) -> Result<(), F::Leave> {
+        if !self.take_pending(token, |pending| &mut pending.read) {
+            return Ok(());
+        }
+        let queued = self.state.lock().ready.len();
+        for _ in 0..BATCH {
+            let mut guard = self.state.lock();
+            if guard.ready.len() > queued || guard.stopping {
+                return Ok(());
+            }
+            let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
+                return Ok(());
+            };
+            let Some(handler) = endpoint.handler.clone() else { return Ok(()) };
+            let Some(socket) = endpoint.descriptor.borrow() else { return Ok(()) };
+            if !endpoint.state.wants_read() {
+                return Ok(());
+            }
+            if endpoint.kind.other {
+                drop(guard);
+                if !handler.receive_other(cx)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            match sys::recv_from(socket, scratch) {
+                Ok((count, from)) => {
+                    drop(guard);
+                    handler.datagram_received(cx, &scratch[..count], from.as_ref())?;
+                }
+                Err(error) if is_transient(&error) => return Ok(()),
+                Err(error) => {
+                    drop(guard);
+                    return handler.error_received(cx, Failure::Read, error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a datagram, to where the socket is connected to or to an address; queues it behind
+    /// those that the kernel did not take yet.
+    pub fn send_datagram(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        data: &(impl Data<F::Bytes> + ?Sized),
+        to: Option<&SocketAddrAny>,
+    ) -> Result<Sent, F::Leave> {
+        {
+            let mut guard = self.state.lock();
+            let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
+                return Ok(Sent::Lost);
+            };
+            if endpoint.drops() {
+                return Ok(Sent::Lost);
+            }
+            if endpoint.queue.is_empty() {
+                let Some(socket) = endpoint.descriptor.borrow() else { return Ok(Sent::Lost) };
+                match sys::send_to(socket, data.bytes(), to) {
+                    Ok(()) => return Ok(Sent::Taken),
+                    Err(error) if is_transient(&error) => {}
+                    Err(error) => return Ok(Sent::Failed(error)),
+                }
+            }
+        }
+        let to = match to {
+            Some(address) => Destination::Native(Box::new(address.clone())),
+            None => Destination::Connected,
+        };
+        self.queue_datagram(cx, token, data, to)
+    }
+
+    /// Queues a datagram that cannot be sent now, and pauses the protocol where that is due.
+    pub fn queue_datagram(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        data: &(impl Data<F::Bytes> + ?Sized),
+        to: Destination<F::Address>,
+    ) -> Result<Sent, F::Leave> {
+        let datagram = match data.keep() {
+            Some(kept) => Datagram::shared(kept, to),
+            None => Datagram::copied(data.bytes(), to),
+        };
+        let queued = self.with_endpoint(token, |endpoint| {
+            if endpoint.state.is_lost() {
+                return Err(datagram);
+            }
+            let deferred = endpoint.queue.is_empty();
+            endpoint.draining = true;
+            endpoint.queue.push(datagram);
+            let pause = endpoint.flow.should_pause(endpoint.queue.size());
+            Ok((endpoint.handler.clone(), deferred, pause))
+        });
+        // What could not be queued is dropped here, under no lock.
+        let Some(Ok((handler, deferred, pause))) = queued else { return Ok(Sent::Lost) };
+        self.update_endpoint(token);
+        if let Some(handler) = handler {
+            if deferred {
+                handler.writing_deferred(cx);
+            }
+            if pause {
+                handler.pause_writing(cx)?;
+            }
+        }
+        Ok(Sent::Taken)
+    }
+
+    /// What has to be done with a datagram that the face sends itself.
+    pub fn sending(&self, token: Token) -> Sending {
+        let sending = self.with_endpoint(token, |endpoint| {
+            if endpoint.drops() {
+                Sending::Drop
+            } else if endpoint.queue.is_empty() {
+                Sending::Now
+            } else {
+                Sending::Queue
+            }
+        });
+        sending.unwrap_or(Sending::Drop)
+    }
+
+    /// The descriptor takes datagrams again. After one that fails the others wait for the next
+    /// turn.
+    pub(super) fn sendable(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let Some(handler) = self.endpoint_handler(token) else { return Ok(()) };
+        if !self.drain(cx, token, &handler)? {
+            return Ok(());
+        }
+        let resume = self
+            .with_endpoint(token, |endpoint| endpoint.flow.should_resume(endpoint.queue.size()));
+        if resume == Some(true) {
+            handler.resume_writing(cx)?;
+        }
+        let step = self.with_endpoint(token, |endpoint| {
+            if !endpoint.queue.is_empty() {
+                return Step::Nothing;
+            }
+            endpoint.draining = false;
+            endpoint.state.drained()
+        });
+        self.update_endpoint(token);
+        match step {
+            Some(Step::CallLost) => handler.connection_lost(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what is queued, as far as the kernel takes it; false where one failed.
+    fn drain(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        handler: &F::Datagrams,
+    ) -> Result<bool, F::Leave> {
+        loop {
+            let mut guard = self.state.lock();
+            let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
+                return Ok(false);
+            };
+            let Some(socket) = endpoint.descriptor.borrow() else { return Ok(false) };
+            if endpoint.state.is_lost() {
+                return Ok(false);
+            }
+            let batch = endpoint.queue.iter().map_while(|datagram| match &datagram.to {
+                Destination::Connected => Some((datagram.bytes(), None)),
+                Destination::Native(to) => Some((datagram.bytes(), Some(&**to))),
+                Destination::Other(_) => None,
+            });
+            match sys::send_batch(socket, batch) {
+                Ok(0) => {}
+                Ok(count) => {
+                    let sent: Vec<_> = (0..count).map_while(|_| endpoint.queue.pop()).collect();
+                    drop(guard);
+                    drop(sent);
+                    continue;
+                }
+                Err(error) if is_transient(&error) => return Ok(true),
+                Err(error) => {
+                    let failed = endpoint.queue.pop();
+                    drop(guard);
+                    drop(failed);
+                    handler.error_received(cx, Failure::Drain, error)?;
+                    return Ok(false);
+                }
+            }
+            // Nothing waits any more, or what the face has to send.
+            let Some(datagram) = endpoint.queue.pop() else { return Ok(true) };
+            drop(guard);
+            let Destination::Other(to) = &datagram.to else { continue };
+            match handler.send_other(cx, datagram.bytes(), to)? {
+                SentOther::Sent => {}
+                SentOther::Failed => return Ok(false),
+                SentOther::Blocked => {
+                    self.with_endpoint(token, |endpoint| endpoint.queue.push_front(datagram));
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// `close()`: stops reading; `connection_lost` follows once all is sent, in a later turn.
+    pub fn close_endpoint(&self, cx: F::Context<'_>, token: Token) {
+        let step = self.with_endpoint(token, |endpoint| endpoint.state.close(endpoint.queue.len()));
+        self.update_endpoint(token);
+        if step == Some(Step::ScheduleLost) {
+            if let Some(handler) = self.endpoint_handler(token) {
+                handler.schedule_connection_lost(cx);
+            }
+        }
+    }
+
+    /// `abort()` and fatal errors: drops what is queued. True when the caller has to schedule
+    /// `connection_lost`, with its error.
+    pub fn force_close_endpoint(&self, token: Token) -> bool {
+        let closed = self.with_endpoint(token, |endpoint| {
+            let step = endpoint.state.force_close();
+            let empty = DatagramQueue::new(F::DATAGRAM_HEADER);
+            (step, std::mem::replace(&mut endpoint.queue, empty))
+        });
+        self.update_endpoint(token);
+        closed.is_some_and(|(step, _queue)| step == Step::ScheduleLost)
+    }
+
+    /// `connection_lost` is about to be called: true the first time (invariant 1).
+    pub fn lose_endpoint(&self, token: Token) -> bool {
+        self.with_endpoint(token, |endpoint| endpoint.state.lose()) == Some(true)
+    }
+
+    /// Lets go of a lost endpoint's descriptor, handler and queue. A lent descriptor is the
+    /// lender's to close, after this.
+    pub fn release_endpoint(&self, token: Token) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(Source::Endpoint(endpoint)) = state.sources.get_mut(token) else { return };
+        endpoint.state.lose();
+        let watched =
+            self.register(&endpoint.descriptor, token, &mut endpoint.registered, Interest::NONE);
+        let descriptor = std::mem::replace(&mut endpoint.descriptor, Descriptor::Gone);
+        let empty = DatagramQueue::new(F::DATAGRAM_HEADER);
+        let queue = std::mem::replace(&mut endpoint.queue, empty);
+        let handler = endpoint.handler.take();
+        state.watched = state.watched.saturating_add_signed(watched.unwrap_or(-1));
+        if state.token_of(descriptor.raw()) == Some(token) {
+            state.set_token(descriptor.raw(), None);
+        }
+        drop(guard);
+        drop((descriptor, handler, queue));
+    }
+
+    /// Forgets an endpoint: its transport is gone. An open descriptor of ours is closed.
+    pub fn remove_endpoint(&self, token: Token) {
+        self.release_endpoint(token);
+        let source = self.state.lock().sources.remove(token);
+        drop(source);
+    }
+
+    /// `pause_reading()`; false where it changes nothing.
+    pub fn pause_receiving(&self, token: Token) -> bool {
+        let changed = self.with_endpoint(token, |endpoint| {
+            let changed = endpoint.state.pause_reading();
+            endpoint.pending.read &= !changed;
+            changed
+        });
+        self.update_endpoint(token);
+        changed == Some(true)
+    }
+
+    /// `resume_reading()`; false where it changes nothing.
+    pub fn resume_receiving(&self, token: Token) -> bool {
+        let changed = self.with_endpoint(token, |endpoint| endpoint.state.resume_reading());
+        self.update_endpoint(token);
+        changed == Some(true)
+    }
+
+    /// What the transport says of itself.
+    pub fn endpoint_info(&self, token: Token) -> Option<StreamInfo> {
+        self.with_endpoint(token, |endpoint| StreamInfo {
+            descriptor: endpoint.descriptor.raw(),
+            closing: endpoint.state.is_closing(),
+            reading: endpoint.state.is_reading(),
+            polls_read: endpoint.registered.read,
+            polls_write: endpoint.registered.write,
+            closed: endpoint.state.is_closed(),
+            writing_paused: endpoint.flow.is_paused(),
+        })
+    }
+
+    /// Bytes that wait to be sent, headers included; 0 after the loss.
+    pub fn endpoint_buffer_size(&self, token: Token) -> usize {
+        self.with_endpoint(token, |endpoint| endpoint.queue.size()).unwrap_or(0)
+    }
+
+    /// The limits in force.
+    pub fn endpoint_buffer_limits(&self, token: Token) -> Limits {
+        self.with_endpoint(token, |endpoint| endpoint.flow.limits()).unwrap_or_default()
+    }
+
+    /// Sets the limits, and pauses the protocol if it is over the new high-water mark.
+    pub fn set_endpoint_buffer_limits(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        limits: Limits,
+    ) -> Result<(), F::Leave> {
+        let pause = self.with_endpoint(token, |endpoint| {
+            endpoint.flow.set_limits(limits);
+            endpoint.flow.should_pause(endpoint.queue.size())
+        });
+        match self.endpoint_handler(token) {
+            Some(handler) if pause == Some(true) => handler.pause_writing(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a descriptor belongs to an endpoint, and to which.
+    pub fn endpoint_of(&self, descriptor: RawFd) -> Option<F::Datagrams> {
+        let state = self.state.lock();
+        match state.sources.get(state.token_of(descriptor)?)? {
+            Source::Endpoint(endpoint) => endpoint.handler.clone(),
+            _ => None,
+        }
+    }
+
+    /// The handlers of all open endpoints.
+    pub fn endpoints(&self) -> Vec<F::Datagrams> {
+        let state = self.state.lock();
+        let endpoints = state.sources.iter().filter_map(|(_, source)| match source {
+            Source::Endpoint(endpoint) => endpoint.handler.clone(),
+            _ => None,
+        });
+        endpoints.collect()
+    }
+
+    fn with_endpoint<R>(&self, token: Token, f: impl FnOnce(&mut Endpoint<F>) -> R) -> Option<R> {
+        match self.state.lock().sources.get_mut(token) {
+            Some(Source::Endpoint(endpoint)) => Some(f(endpoint)),
+            _ => None,
+        }
+    }
+
+    fn endpoint_handler(&self, token: Token) -> Option<F::Datagrams> {
+        self.with_endpoint(token, |endpoint| endpoint.handler.clone())?
+    }
+
+    /// Tells the selector what the endpoint's state asks for now.
+    fn update_endpoint(&self, token: Token) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(Source::Endpoint(endpoint)) = state.sources.get_mut(token) else { return };
+        let wanted = endpoint.wanted();
+        if wanted == endpoint.registered {
+            return;
+        }
+        // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
+        let watched = self.register(&endpoint.descriptor, token, &mut endpoint.registered, wanted);
+        state.watched = state.watched.saturating_add_signed(watched.unwrap_or(0));
+    }
+}
