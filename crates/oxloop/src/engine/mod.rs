@@ -310,17 +310,28 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    /// The handlers of all open streams and listening sockets, and the watchers' callbacks.
-    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>, Vec<F::Callback>) {
-        let (mut streams, mut listeners, mut watchers) = (Vec::new(), Vec::new(), Vec::new());
+    /// The handlers of all open streams and listening sockets.
+    pub fn handlers(&self) -> (Vec<F::Stream>, Vec<F::Listener>) {
+        let (mut streams, mut listeners) = (Vec::new(), Vec::new());
         for (_, source) in self.state.lock().sources.iter() {
             match source {
                 Source::Stream(stream) => streams.extend(stream.handler.clone()),
                 Source::Listener(listener) => listeners.push(listener.handler.clone()),
-                Source::Watcher(watcher) => watchers.extend(watcher.callbacks().cloned()),
+                Source::Watcher(_) => {}
             }
         }
-        (streams, listeners, watchers)
+        (streams, listeners)
+    }
+
+    /// The callbacks of all watched descriptors.
+    pub fn watching(&self) -> Vec<F::Callback> {
+        let mut callbacks = Vec::new();
+        for (_, source) in self.state.lock().sources.iter() {
+            if let Source::Watcher(watcher) = source {
+                callbacks.extend(watcher.callbacks().cloned());
+            }
+        }
+        callbacks
     }
 
     /// Whether a descriptor belongs to a stream, and to which.

@@ -177,11 +177,12 @@ impl Core {
         }
         let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
-        let (streams, listeners, watchers) = self.engine.handlers();
+        let (streams, listeners) = self.engine.handlers();
+        let watching = self.engine.watching();
         self.engine.close();
         streams.iter().for_each(|stream| stream.0.abandon());
         listeners.iter().for_each(|listener| listener.abandon());
-        watchers.iter().for_each(Callback::cancel);
+        watching.iter().for_each(Callback::cancel);
         self.executor.shutdown();
         let handler = self.exception_handler.lock().take();
         drop(handler);
