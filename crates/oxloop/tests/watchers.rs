@@ -29,13 +29,15 @@ fn read(mut stream: &UnixStream) -> Vec<u8> {
 
 /// Fills the socket until it takes no more.
 fn fill(mut stream: &UnixStream) {
+    let mut size = 0;
     let error = loop {
         match stream.write(&[0; 65536]) {
-            Ok(_) => {}
+            Ok(count) => size += count,
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    assert!(size > 0);
 }
 
 /// Polls once.

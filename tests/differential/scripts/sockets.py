@@ -89,7 +89,7 @@ async def receiving(trace: Trace) -> None:
 async def empty_and_wrong_buffers(trace: Trace) -> None:
     """Nothing to receive or send, and what is no buffer."""
     loop = trace.loop
-    near, far = _pair(trace)
+    near, _ = _pair(trace)
     await trace.wait("recv", loop.sock_recv(near, 0))
     await trace.wait("recv", loop.sock_recv(near, -1))
     await trace.wait("recv_into", loop.sock_recv_into(near, bytearray()))

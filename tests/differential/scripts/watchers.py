@@ -186,13 +186,13 @@ def contexts(trace: Trace) -> None:
 def closed_meanwhile(trace: Trace) -> None:
     """A descriptor that was closed behind the loop's back."""
     loop = trace.loop
-    near, far = _pair(trace)
+    near, _ = _pair(trace)
     number = near.fileno()
     loop.add_reader(number, trace.callback("never"))
     near.close()
     _turns(trace)
     trace("by number", loop.remove_reader(number), loop.remove_reader(number))
-    near, far = _pair(trace)
+    near, _ = _pair(trace)
     loop.add_reader(near, trace.callback("never"))
     near.close()
     _turns(trace)
