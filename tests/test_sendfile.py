@@ -7,10 +7,11 @@ import io
 import os
 import socket
 import tempfile
+from io import FileIO
 
 import pytest
 
-from .support import PYTHON, Recorder, descriptors, hops, tcp_pair
+from .support import PYTHON, Recorder, descriptors, hops, skip_stock_bug, tcp_pair
 
 SIZE = 1_500_000
 DATA = os.urandom(SIZE)
@@ -123,7 +124,9 @@ class TestSending:
 
 
 class TestTransport:
-    async def test_what_waits_is_sent_first(self, loop, opened, source):
+    async def test_what_waits_is_sent_first(self, loop, opened, source, loop_spec):
+        aliased = (3, 12) <= PYTHON < (3, 14) and isinstance(source, Unmapped)
+        skip_stock_bug(loop_spec, aliased, "the fallback writes a buffer that it reads into again")
         transport, protocol, far = await opened()
         transport.write(b"x" * 3_000_000)
         assert transport.get_write_buffer_size()
@@ -206,7 +209,7 @@ class TestTransport:
     async def test_pipes_are_refused(self, loop, file):
         reader, writer = os.pipe()
         with open(reader, "rb"):
-            transport, protocol = await loop.connect_write_pipe(Recorder, open(writer, "wb", 0))
+            transport, protocol = await loop.connect_write_pipe(Recorder, FileIO(writer, "wb"))
             with pytest.raises(RuntimeError, match="sendfile is not supported for transport"):
                 await loop.sendfile(transport, file)
             transport.close()
@@ -282,7 +285,9 @@ class TestTransport:
         transport.close()
         await protocol.lost()
 
-    async def test_fallback_while_paused(self, loop, opened):
+    async def test_fallback_while_paused(self, loop, opened, loop_spec):
+        aliased = (3, 12) <= PYTHON < (3, 14)
+        skip_stock_bug(loop_spec, aliased, "the fallback writes a buffer that it reads into again")
         transport, protocol, far = await opened()
         transport.set_write_buffer_limits(high=1000)
         transport.write(b"x" * 3_000_000)
@@ -354,9 +359,9 @@ class TestSocket:
         assert await loop.sock_sendfile(socks[0], Unmapped(b"")) == 0
 
     async def test_a_pipe_is_no_regular_file(self, loop, socks):
-        near, far = socks
+        near, _ = socks
         reader, writer = os.pipe()
-        with open(writer, "wb", 0) as sink, open(reader, "rb", 0) as pipe:
+        with FileIO(writer, "wb") as sink, FileIO(reader, "rb") as pipe:
             sink.write(b"in a pipe")
             sink.close()
             # A pipe's size is 0: asyncio takes it for an empty file.
