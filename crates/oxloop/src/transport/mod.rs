@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `stream.rs` | one connection between engine and protocol |
+//! | `sendfile.rs` | files, sent by the kernel |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
@@ -15,6 +16,7 @@ pub mod flow_control;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod gather;
 mod payload;
+mod sendfile;
 pub(crate) mod stream;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod write_buffer;

@@ -9,7 +9,7 @@ use crate::engine::{
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
-use crate::event_loop::{ExceptionContext, Handle};
+use crate::event_loop::{ExceptionContext, Handle, Promise};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
 use crate::server::Attachment;
 use parking_lot::Mutex;
@@ -28,18 +28,20 @@ pub(crate) struct Connection {
     pub(super) token: Token,
     pub(super) peer: Option<Address>,
     pub(super) local: Option<Address>,
-    held: Mutex<Held>,
+    pub(super) held: Mutex<Held>,
 }
 
 /// What is let go when the connection is lost.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     protocol: Option<Arc<dyn AnyProtocol>>,
     /// The owner of the descriptor; the engine has it on loan.
     socket: Option<Arc<Socket>>,
     server: Option<Attachment>,
     /// Why it is lost.
     error: Option<Error>,
+    /// Whom `sendfile` waits for: the end of what was written before, then the socket.
+    pub(super) waiter: Option<Arc<Promise<io::Result<()>>>>,
 }
 
 /// A connection as its server refers to it.
@@ -74,8 +76,13 @@ impl Connection {
             let _ = socket.set_tcp_nodelay(true);
         }
         let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        let held =
-            Held { protocol: Some(protocol), socket: Some(Arc::new(socket)), server, error: None };
+        let held = Held {
+            protocol: Some(protocol),
+            socket: Some(Arc::new(socket)),
+            server,
+            error: None,
+            waiter: None,
+        };
         Connection::start(cx, token, (local, peer), held, then);
     }
 
@@ -89,7 +96,8 @@ impl Connection {
     ) -> io::Result<()> {
         let token = cx.core.engine.add_pipe(Descriptor::Lent(pipe.as_raw_fd()), kind, end)?;
         let socket = Some(Arc::new(Socket::from(pipe)));
-        let held = Held { protocol: Some(protocol), socket, server: None, error: None };
+        let held =
+            Held { protocol: Some(protocol), socket, server: None, error: None, waiter: None };
         Connection::start(cx, token, (None, None), held, then);
         Ok(())
     }
@@ -160,9 +168,12 @@ impl Transport {
 
     fn written(&self, written: Written, misuse: Misuse) {
         self.0.core.nudge();
-        if written == Written::AfterEof {
-            self.report(misuse.to_string(), misuse);
-        }
+        let misuse = match written {
+            Written::AfterEof => misuse,
+            Written::Held => Misuse::SendfileInProgress,
+            Written::Taken | Written::Lost => return,
+        };
+        self.report(misuse.to_string(), misuse);
     }
 
     fn connection_made(&self) {
@@ -222,6 +233,7 @@ impl Transport {
             return;
         }
         let error = self.0.held.lock().error.take();
+        self.settle(Err(rustix::io::Errno::CONNABORTED.into()));
         if let Some(protocol) = self.current_protocol() {
             if let Err(panic) = protocol.connection_lost(error) {
                 let name = protocol.type_name();
@@ -312,7 +324,9 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn writing_deferred(&self, _: Cx<'_>) {}
 
-    fn drained(&self, _: Cx<'_>) {}
+    fn drained(&self, _: Cx<'_>) {
+        self.0.settle(Ok(()));
+    }
 
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
     /// the exception handler.
