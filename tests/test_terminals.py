@@ -7,6 +7,7 @@ import errno
 import os
 import pty
 import tty
+from io import FileIO
 
 import pytest
 
@@ -18,7 +19,7 @@ def terminal():
     """Master and slave of a raw pty as file objects, closed after the test."""
     master, slave = pty.openpty()
     tty.setraw(slave)
-    files = open(master, "r+b", 0), open(slave, "r+b", 0)
+    files = FileIO(master, "r+b"), FileIO(slave, "r+b")
     yield files
     for file in files:
         file.close()
@@ -26,7 +27,7 @@ def terminal():
 
 def again(file):
     """Another file object of the same number, which does not close it."""
-    return open(file.fileno(), file.mode, 0, closefd=False)
+    return FileIO(file.fileno(), "r+b", closefd=False)
 
 
 async def both(loop, file):
@@ -116,8 +117,8 @@ async def test_hang_up_in_mid_write(loop, terminal):
 
 async def test_canonical_mode(loop):
     master, slave = pty.openpty()
-    reading, reader = await loop.connect_read_pipe(Recorder, open(slave, "rb", 0))
-    writing, writer = await loop.connect_write_pipe(Recorder, open(master, "wb", 0))
+    reading, reader = await loop.connect_read_pipe(Recorder, FileIO(slave, "rb"))
+    writing, writer = await loop.connect_write_pipe(Recorder, FileIO(master, "wb"))
     writing.write(b"half a ")
     await hops(5)
     assert not reader.data
@@ -133,7 +134,7 @@ async def test_descriptors(loop):
     before = set(descriptors())
     for _ in range(10):
         master, slave = pty.openpty()
-        files = open(master, "r+b", 0), open(slave, "r+b", 0)
+        files = FileIO(master, "r+b"), FileIO(slave, "r+b")
         transports = []
         for file in files:
             transports += [await both(loop, file)]

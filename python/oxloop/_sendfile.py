@@ -199,8 +199,6 @@ async def _sendfile(
         raise asyncio.SendfileNotAvailableError("not a regular file") from None
     block = count or size
     if not block:
-        if _ALWAYS_SEEKS:
-            os.lseek(number, offset, os.SEEK_SET)
         return 0
     total = 0
     waited = False

@@ -119,6 +119,18 @@ pub enum Misuse {
     /// Options that make a socket, given together with one.
     #[error("socket modifiers can not be used when a socket is specified")]
     SocketModifiers,
+    /// A regular file, a directory or a block device where a pipe's end is needed.
+    #[error("Pipe transport is only for pipes, sockets and character devices")]
+    PipeExpected,
+    /// `sendfile()` on a transport that is closing.
+    #[error("Transport is closing")]
+    TransportClosing,
+    /// `sendfile()` on a pipe.
+    #[error("sendfile is not supported for the transport")]
+    SendfileUnsupported,
+    /// `write()`, or another `sendfile()`, before the file is sent.
+    #[error("unable to write; sendfile is in progress")]
+    SendfileInProgress,
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),

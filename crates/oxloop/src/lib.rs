@@ -101,6 +101,7 @@ mod connect;
 mod datagrams;
 mod event_loop;
 mod executor;
+mod pipes;
 mod protocol;
 mod racing;
 mod resolver;

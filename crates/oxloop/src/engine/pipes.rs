@@ -116,6 +116,11 @@ impl<F: Face> Engine<F> {
         Ok(self.add_source_stream(descriptor, medium))
     }
 
+    /// Whether a stream is a pipe's end.
+    pub fn is_pipe(&self, token: Token) -> bool {
+        self.with_stream(token, |stream| stream.medium != Medium::Socket) == Some(true)
+    }
+
     /// A write pipe's other end has gone, or so the kernel says.
     pub(super) fn hung_up(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         // What was gathered tells the reason, as asyncio's write did at once.

@@ -242,9 +242,11 @@ impl<F: Face> Engine<F> {
         }
         let keep_open = handler.eof_received(cx);
         self.update(token);
+        let one_way = self.with_stream(token, |stream| stream.medium == Medium::ReadPipe);
         match keep_open? {
-            Some(false) => self.close_stream(cx, token),
-            Some(true) | None => Ok(()),
+            // A pipe's reader has nothing left to stay for.
+            Some(keep_open) if !keep_open || one_way == Some(true) => self.close_stream(cx, token),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `stream.rs` | one connection between engine and protocol |
 //! | `datagram.rs` | one datagram endpoint, likewise, and its transport |
+//! | `sendfile.rs` | files, sent by the kernel |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
@@ -20,6 +21,7 @@ pub mod flow_control;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod gather;
 mod payload;
+mod sendfile;
 pub(crate) mod stream;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod write_buffer;
@@ -102,6 +104,7 @@ impl Transport {
     }
 
     /// Ends writing: the peer reads the end of stream after what was written. Reading goes on.
+    /// On a pipe this is [`close`](Self::close).
     /// Where the peer is gone already nothing happens; reading says so.
     ///
     /// Source: *WriteTransport.write_eof*.
@@ -266,7 +269,7 @@ impl Transport {
 
     /// Calls `f` with the socket, to read or set its options; `None` once it is closed. Leave
     /// reading, writing and closing to the transport. The descriptor stays open until `f`
-    /// returns.
+    /// returns. That of a pipe knows no socket options (ENOTSOCK).
     ///
     /// Source: *get_extra_info('socket')*.
     ///

@@ -3,18 +3,20 @@
 
 use super::{Payload, Transport};
 use crate::address::Address;
-use crate::engine::{Descriptor, Failure, Received, StreamHandler, Token, Written};
+use crate::engine::{
+    Descriptor, Failure, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
+};
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
-use crate::event_loop::{ExceptionContext, Handle};
+use crate::event_loop::{ExceptionContext, Handle, Promise};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
 use crate::server::Attachment;
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 /// Room for a read of unknown size, bytes.
@@ -26,18 +28,20 @@ pub(crate) struct Connection {
     pub(super) token: Token,
     pub(super) peer: Option<Address>,
     pub(super) local: Option<Address>,
-    held: Mutex<Held>,
+    pub(super) held: Mutex<Held>,
 }
 
 /// What is let go when the connection is lost.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     protocol: Option<Arc<dyn AnyProtocol>>,
     /// The owner of the descriptor; the engine has it on loan.
     socket: Option<Arc<Socket>>,
     server: Option<Attachment>,
     /// Why it is lost.
     error: Option<Error>,
+    /// Whom `sendfile` waits for: the end of what was written before, then the socket.
+    pub(super) waiter: Option<Arc<Promise<io::Result<()>>>>,
 }
 
 /// A connection as its server refers to it.
@@ -72,10 +76,42 @@ impl Connection {
             let _ = socket.set_tcp_nodelay(true);
         }
         let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        engine.set_buffered(token, protocol.is_buffered());
+        let held = Held {
+            protocol: Some(protocol),
+            socket: Some(Arc::new(socket)),
+            server,
+            error: None,
+            waiter: None,
+        };
+        Connection::start(cx, token, (local, peer), held, then);
+    }
+
+    /// Makes a transport of one end of a pipe, likewise.
+    pub(crate) fn open_pipe(
+        cx: Cx<'_>,
+        pipe: OwnedFd,
+        (kind, end): (PipeKind, PipeEnd),
+        protocol: Arc<dyn AnyProtocol>,
+        then: impl FnOnce(Transport) + Send + 'static,
+    ) -> io::Result<()> {
+        let token = cx.core.engine.add_pipe(Descriptor::Lent(pipe.as_raw_fd()), kind, end)?;
+        let socket = Some(Arc::new(Socket::from(pipe)));
         let held =
-            Held { protocol: Some(protocol), socket: Some(Arc::new(socket)), server, error: None };
-        let core = cx.core.clone();
+            Held { protocol: Some(protocol), socket, server: None, error: None, waiter: None };
+        Connection::start(cx, token, (None, None), held, then);
+        Ok(())
+    }
+
+    fn start(
+        cx: Cx<'_>,
+        token: Token,
+        (local, peer): (Option<Address>, Option<Address>),
+        held: Held,
+        then: impl FnOnce(Transport) + Send + 'static,
+    ) {
+        let (engine, core) = (&cx.core.engine, cx.core.clone());
+        let buffered = held.protocol.as_ref().is_some_and(|protocol| protocol.is_buffered());
+        engine.set_buffered(token, buffered);
         let transport =
             Transport(Arc::new(Connection { core, token, peer, local, held: Mutex::new(held) }));
         if let Some(server) = &transport.0.held.lock().server {
@@ -132,9 +168,12 @@ impl Transport {
 
     fn written(&self, written: Written, misuse: Misuse) {
         self.0.core.nudge();
-        if written == Written::AfterEof {
-            self.report(misuse.to_string(), misuse);
-        }
+        let misuse = match written {
+            Written::AfterEof => misuse,
+            Written::Held => Misuse::SendfileInProgress,
+            Written::Taken | Written::Lost => return,
+        };
+        self.report(misuse.to_string(), misuse);
     }
 
     fn connection_made(&self) {
@@ -194,6 +233,7 @@ impl Transport {
             return;
         }
         let error = self.0.held.lock().error.take();
+        self.settle(Err(rustix::io::Errno::CONNABORTED.into()));
         if let Some(protocol) = self.current_protocol() {
             if let Err(panic) = protocol.connection_lost(error) {
                 let name = protocol.type_name();
@@ -267,7 +307,7 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn hung_up(&self, cx: Cx<'_>, unsent: bool) -> Result<(), Infallible> {
         log::info!(target: "oxloop", "{:?} was closed by peer", self.0);
-        let error = unsent.then(|| io::Error::from(io::ErrorKind::BrokenPipe).into());
+        let error = unsent.then(|| io::Error::from(rustix::io::Errno::PIPE).into());
         self.0.force_close(cx, error);
         Ok(())
     }
@@ -284,7 +324,9 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn writing_deferred(&self, _: Cx<'_>) {}
 
-    fn drained(&self, _: Cx<'_>) {}
+    fn drained(&self, _: Cx<'_>) {
+        self.0.settle(Ok(()));
+    }
 
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
     /// the exception handler.
