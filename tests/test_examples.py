@@ -139,3 +139,13 @@ def test_unix_chat(tmp_path: Path, folder: Path) -> None:
     assert heard == ["Bob joins\n", "Ann: hello\n", "Ann: and goodbye\n", "The chat is over\n"]
     assert alone == "Ann joins\nThe chat is over\n"
     assert told == chat("asyncio", tmp_path, str(folder / "chat"))
+
+
+@pytest.mark.parametrize(
+    "name", ["subprocess_protocol", "old_subprocess_protocol", "subprocess_streams"]
+)
+def test_subprocesses(name: str, tmp_path: Path) -> None:
+    # The child prints the time, which is another one in each run.
+    for loop in ("oxloop", "asyncio"):
+        printed = run(variant(name, loop, tmp_path))
+        assert re.fullmatch(r"Current date: [\d-]+ [\d:.]+\n", printed)
