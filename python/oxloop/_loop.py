@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._errors import ErrorMixin
 from ._oxloop import BaseLoop
+from ._sendfile import SendfileMixin
 from ._signals import SignalMixin
 from ._subprocesses import SubprocessMixin
 from ._tasks import TaskMixin
@@ -18,7 +19,9 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(UnixMixin, SubprocessMixin, SignalMixin, TaskMixin, ErrorMixin): ...
+    class _Sections(
+        UnixMixin, SubprocessMixin, SendfileMixin, SignalMixin, TaskMixin, ErrorMixin
+    ): ...
 
 else:
     # The native class comes first: see _base.py.
@@ -26,6 +29,7 @@ else:
         BaseLoop,
         UnixMixin,
         SubprocessMixin,
+        SendfileMixin,
         SignalMixin,
         TaskMixin,
         ErrorMixin,

@@ -79,6 +79,7 @@ MODULES = (
         # The others try asyncio's own signal handling, pipes and child watchers against mocks.
         classes=("SelectorEventLoopUnixSocketTests", "TestFork", "TestFunctional"),
     ),
+    Module("test_sendfile", extra=True, classes=("SendfileTests",)),
     Module("test_eager_task_factory", since=(3, 12), extra=True),
     Module("test_free_threading", since=(3, 14), extra=True),
     Module("test_graph", since=(3, 14), extra=True),

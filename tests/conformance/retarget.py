@@ -257,6 +257,7 @@ _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_runners": _test_runners,
     "test_tasks": _test_tasks,
     "test_subprocess": _test_subprocess,
+    "test_sendfile": _bound("SendfileTestsBase", "SendfileTests"),
     "test_sock_lowlevel": _bound("BaseSockTestsMixin", "SockTests"),
     "test_server": _new_loop("SelectorStartServerTests"),
     "test_unix_events": _loop_of_set_up("SelectorEventLoopUnixSocketTests"),

@@ -52,6 +52,7 @@ SKIPS = (
             "test_events.EventLoopTests.test_ssl_connect_accepted_socket",
             "test_base_events.*.test_create_connection_ssl_server_hostname_default",
             "test_streams.StreamTests.test_open_*connection_no_loop_ssl",
+            "test_sendfile.SendfileTests.test_sendfile_ssl*",
         ),
     ),
     Skip(
@@ -63,22 +64,9 @@ SKIPS = (
         "UDP is not there yet",
         (
             "test_events.EventLoopTests.test_*datagram_*",
+            "test_sendfile.SendfileTests.test_sendfile_not_supported",
             "test_base_events.BaseEventLoopWithSelectorTests.test_create_datagram_endpoint_*",
         ),
-    ),
-    Skip(
-        "pipes are not there yet",
-        (
-            "test_events.EventLoopTests.test_read_p*",
-            "test_events.EventLoopTests.test_write_[np]*",
-            "test_events.EventLoopTests.test_bidirectional_pty",
-            "test_events.EventLoopTests.test_unclosed_pipe_transport",
-        ),
-    ),
-    Skip(
-        "pipes are not there yet",
-        ("test_streams.StreamTests.test_read_all_from_pipe_reader",),
-        until=(3, 13),
     ),
     Skip(
         "calls, replaces or reads private parts of asyncio's loop (_run_once, _selector...)",

@@ -180,10 +180,10 @@ impl EventLoop {
 }
 
 /// A transport that nobody has yet: dropped, it is closed.
-struct Unclaimed(Option<Transport>);
+pub(crate) struct Unclaimed(pub(crate) Option<Transport>);
 
 impl Unclaimed {
-    fn claim(mut self) -> Result<Transport> {
+    pub(crate) fn claim(mut self) -> Result<Transport> {
         self.0.take().ok_or(Error::Cancelled)
     }
 }

@@ -104,6 +104,9 @@ pub enum Misuse {
     /// A socket of another kind (TCP, datagrams, ...) where a Unix stream is needed.
     #[error("A UNIX Domain Stream Socket was expected")]
     UnixStreamExpected,
+    /// A regular file, a directory or a block device where a pipe's end is needed.
+    #[error("Pipe transport is only for pipes, sockets and character devices")]
+    PipeExpected,
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),

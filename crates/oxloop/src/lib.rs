@@ -97,6 +97,7 @@ mod address;
 mod connect;
 mod event_loop;
 mod executor;
+mod pipes;
 mod protocol;
 mod racing;
 mod resolver;

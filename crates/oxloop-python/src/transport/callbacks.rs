@@ -1,8 +1,8 @@
 //! How the engine's events become a Python protocol's callbacks, and what happens when they
 //! raise.
 
-use super::extra_info;
 use super::stream::{Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
+use super::{extra_info, sendfile};
 use crate::error::{exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
@@ -259,6 +259,13 @@ impl StreamHandler<PyFace> for StreamRef {
         self.note_writer(cx);
     }
 
+    fn drained(&self, cx: &Bound<'_, BaseLoop>) {
+        let transport = self.0.bind(cx.py());
+        if let Err(error) = sendfile::settle(transport, None) {
+            error.write_unraisable(cx.py(), Some(transport.as_any()));
+        }
+    }
+
     /// Sockets hear of it by reading and writing.
     fn hung_up(&self, _: &Bound<'_, BaseLoop>, _: bool) -> PyResult<()> {
         Ok(())
@@ -445,7 +452,9 @@ impl StreamTransport {
             }
             None => Ok(()),
         };
+        // Whoever sends a file by it hears of it, too.
+        let settled = sendfile::settle(slf, Some(exception));
         let finished = extra_info::finish(slf);
-        called.and(finished)
+        called.and(settled).and(finished)
     }
 }

@@ -96,6 +96,10 @@ impl StreamHandler<PyFace> for TransportRef {
         either!(self, transport => transport.writing_deferred(cx))
     }
 
+    fn drained(&self, cx: &Bound<'_, BaseLoop>) {
+        either!(self, transport => transport.drained(cx))
+    }
+
     fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         either!(self, transport => transport.failed(cx, failure, error))
     }

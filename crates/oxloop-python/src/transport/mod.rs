@@ -5,6 +5,7 @@ pub(crate) mod extra_info;
 mod handler;
 pub(crate) mod pipe;
 mod pipe_callbacks;
+mod sendfile;
 pub(crate) mod stream;
 
 pub(crate) use handler::{TransportRef, finalize};

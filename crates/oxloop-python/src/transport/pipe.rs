@@ -160,6 +160,7 @@ impl Pipe {
             polls_read: false,
             polls_write: false,
             closed: true,
+            writing_paused: false,
         })
     }
 
@@ -209,6 +210,18 @@ impl Pipe {
     /// The pipe object; `None` once it is closed.
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.parts.lock().socket.as_ref().map(|pipe| pipe.clone_ref(py))
+    }
+
+    /// asyncio's tests, and programs that close a pipe behind its transport's back, assign to
+    /// `_pipe`: without one the transport is closed.
+    fn replace_object(&self, pipe: Option<Bound<'_, PyAny>>) {
+        if pipe.is_none() {
+            self.engine().lose(self.token);
+            self.engine().release(self.token);
+        }
+        let new = pipe.map(Bound::unbind);
+        let old = std::mem::replace(&mut self.parts.lock().socket, new);
+        drop(old);
     }
 
     fn loop_of(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
@@ -360,6 +373,11 @@ impl ReadPipeTransport {
         self.pipe.object(py)
     }
 
+    #[setter(_pipe)]
+    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
+        self.pipe.replace_object(pipe);
+    }
+
     #[getter]
     fn _fileno(&self) -> i32 {
         self.pipe.number
@@ -486,6 +504,11 @@ impl WritePipeTransport {
     #[getter]
     fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.pipe.object(py)
+    }
+
+    #[setter(_pipe)]
+    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
+        self.pipe.replace_object(pipe);
     }
 
     #[getter]

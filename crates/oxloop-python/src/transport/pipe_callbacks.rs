@@ -98,6 +98,9 @@ impl StreamHandler<PyFace> for PipeRef {
         self.note_writer(cx);
     }
 
+    /// Nobody sends files by a pipe.
+    fn drained(&self, _: &Bound<'_, BaseLoop>) {}
+
     fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         // A terminal whose other end is gone.
         let hang_up = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());

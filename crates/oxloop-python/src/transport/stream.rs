@@ -1,8 +1,8 @@
 //! `StreamTransport`: asyncio.Transport over a stream socket.
 
 use super::callbacks::WRITE_FAILED;
-use super::extra_info;
 use super::handler::TransportRef;
+use super::{extra_info, sendfile};
 use crate::address::Address;
 use crate::error::os_error;
 use crate::event_loop::BaseLoop;
@@ -56,6 +56,8 @@ pub(super) struct Parts {
     pub(super) socket: Option<Py<PyAny>>,
     /// The socket's own name, kept when the descriptor is closed.
     pub(super) sockname: Option<Py<PyAny>>,
+    /// Whom `loop.sendfile` waits for: the end of what was written before, then the socket.
+    pub(super) waiter: Option<Py<PyAny>>,
 }
 
 /// Shows the parts to the collector; nothing while in use, which keeps everything alive.
@@ -69,7 +71,8 @@ pub(super) fn traverse(
     visit.call(&parts.write_context)?;
     visit.call(&parts.server)?;
     visit.call(&parts.socket)?;
-    visit.call(&parts.sockname)
+    visit.call(&parts.sockname)?;
+    visit.call(&parts.waiter)
 }
 
 /// Where a transport comes from.
@@ -201,6 +204,7 @@ impl StreamTransport {
             polls_read: false,
             polls_write: false,
             closed: true,
+            writing_paused: false,
         })
     }
 
@@ -220,6 +224,10 @@ impl StreamTransport {
         match written {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
+            Written::Held => {
+                let message = format!("unable to {method}; sendfile is in progress");
+                Err(PyRuntimeError::new_err(message))
+            }
             Written::AfterEof => {
                 let message = format!("Cannot call {method}() after write_eof()");
                 Err(PyRuntimeError::new_err(message))
@@ -394,8 +402,26 @@ impl StreamTransport {
     }
 
     #[getter]
+    fn _protocol_paused(&self, py: Python<'_>) -> PyResult<bool> {
+        self.flush(py)?;
+        Ok(self.info().writing_paused)
+    }
+
+    fn _make_empty_waiter<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        sendfile::make_empty_waiter(slf)
+    }
+
+    fn _set_empty_waiter(slf: &Bound<'_, Self>, future: Bound<'_, PyAny>) {
+        sendfile::set_waiter(slf, Some(future));
+    }
+
+    fn _reset_empty_waiter(slf: &Bound<'_, Self>) {
+        sendfile::reset_empty_waiter(slf);
+    }
+
+    #[getter]
     fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("FALLBACK")
+        py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("TRY_NATIVE")
     }
 }
 
@@ -436,7 +462,7 @@ impl StreamTransport {
     fn refuse(&self, slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
-            Written::AfterEof => self.written(py, Written::AfterEof, "write"),
+            refused @ (Written::AfterEof | Written::Held) => self.written(py, refused, "write"),
             _ if self.info().closed => self.note_late_write(py),
             _ if !error.is_instance_of::<PyBufferError>(py) => Err(error),
             _ => {

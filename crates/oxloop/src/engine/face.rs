@@ -106,6 +106,9 @@ pub trait StreamHandler<F: Face>: Clone {
     /// The write buffer is at or under its low-water mark.
     fn resume_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 
+    /// All that was queued before [`hold_writing`](super::Engine::hold_writing) is sent.
+    fn drained(&self, cx: F::Context<'_>);
+
     /// Writing continues when the descriptor is writable: in the context of this call.
     fn writing_deferred(&self, cx: F::Context<'_>);
 

@@ -87,6 +87,8 @@ pub struct StreamInfo {
     pub polls_write: bool,
     /// Whether `connection_lost` was called.
     pub closed: bool,
+    /// Whether the protocol was told to pause writing.
+    pub writing_paused: bool,
 }
 
 impl<F: Face> Engine<F> {
@@ -240,9 +242,11 @@ impl<F: Face> Engine<F> {
         }
         let keep_open = handler.eof_received(cx);
         self.update(token);
+        let one_way = self.with_stream(token, |stream| stream.medium == Medium::ReadPipe);
         match keep_open? {
-            Some(false) => self.close_stream(cx, token),
-            Some(true) | None => Ok(()),
+            // A pipe's reader has nothing left to stay for.
+            Some(keep_open) if !keep_open || one_way == Some(true) => self.close_stream(cx, token),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -366,6 +370,26 @@ impl<F: Face> Engine<F> {
         changed == Some(true)
     }
 
+    /// Keeps the transport from writing, so that sendfile can go by its descriptor: `None` where
+    /// that is so already, else how many bytes are to be sent first. When they are,
+    /// [`drained`](StreamHandler::drained) is called.
+    pub fn hold_writing(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+    ) -> Result<Option<usize>, F::Leave> {
+        self.flush_stream(cx, token)?;
+        let held = self.with_stream(token, |stream| {
+            stream.state.hold_writing().then(|| stream.buffered_bytes())
+        });
+        Ok(held.unwrap_or(Some(0)))
+    }
+
+    /// The transport may write again.
+    pub fn release_writing(&self, token: Token) {
+        self.with_stream(token, |stream| stream.state.release_writing());
+    }
+
     /// What the transport says of itself.
     pub fn stream_info(&self, token: Token) -> Option<StreamInfo> {
         self.with_stream(token, |stream| StreamInfo {
@@ -375,6 +399,7 @@ impl<F: Face> Engine<F> {
             polls_read: stream.registered.read,
             polls_write: stream.registered.write,
             closed: stream.state.is_closed(),
+            writing_paused: stream.flow.is_paused(),
         })
     }
 

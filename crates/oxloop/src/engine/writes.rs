@@ -23,6 +23,8 @@ pub enum Written {
     Taken,
     /// Refused: `write_eof()` came before.
     AfterEof,
+    /// Refused: sendfile is in progress.
+    Held,
     /// Dropped: the connection is lost.
     Lost,
 }
@@ -181,8 +183,9 @@ impl<F: Face> Engine<F> {
             let Some(Source::Stream(stream)) = state.sources.get(token) else {
                 return Ok(Begun::Ended(Written::Lost));
             };
-            if stream.state.is_write_ended() {
-                return Ok(Begun::Ended(Written::AfterEof));
+            if !stream.state.may_write() {
+                let ended = stream.state.is_write_ended();
+                return Ok(Begun::Ended(if ended { Written::AfterEof } else { Written::Held }));
             }
             if len == 0 {
                 return Ok(Begun::Ended(Written::Taken));
@@ -380,14 +383,19 @@ impl<F: Face> Engine<F> {
             // It may have written more.
             self.flush_stream(cx, token)?;
         }
+        let mut held = false;
         let step = self.with_stream(token, |stream| {
             if stream.buffered_bytes() > 0 {
                 return Step::Nothing;
             }
             stream.buffer = None;
+            held = stream.state.is_writing_held();
             stream.state.drained()
         });
         self.update(token);
+        if held {
+            handler.drained(cx);
+        }
         self.follow(cx, token, step.unwrap_or(Step::Nothing))
     }
 }

@@ -38,6 +38,8 @@ enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
     Open,
+    /// sendfile writes beside the transport: it may not write now.
+    Held,
     /// `write_eof()` was called: nothing more may be written.
     Ended,
 }
@@ -107,6 +109,32 @@ impl ConnectionState {
     /// Whether `connection_lost` was called: the descriptor is closed.
     pub fn is_closed(self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// Keeps the transport from writing, for sendfile; false where it is held already.
+    pub fn hold_writing(&mut self) -> bool {
+        let free = self.writing != Writing::Held;
+        if self.writing == Writing::Open {
+            self.writing = Writing::Held;
+        }
+        free
+    }
+
+    /// The end of [`hold_writing`](Self::hold_writing).
+    pub fn release_writing(&mut self) {
+        if self.writing == Writing::Held {
+            self.writing = Writing::Open;
+        }
+    }
+
+    /// Whether sendfile keeps the transport from writing.
+    pub fn is_writing_held(self) -> bool {
+        self.writing == Writing::Held
+    }
+
+    /// Whether a write may go on to look at its data: neither ended nor held.
+    pub fn may_write(self) -> bool {
+        self.writing == Writing::Open
     }
 
     /// Whether `write_eof()` was called.

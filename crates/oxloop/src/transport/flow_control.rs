@@ -85,6 +85,11 @@ impl FlowControl {
         pause
     }
 
+    /// Whether the protocol was paused last, and not resumed since.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// True when `resume_writing` is due: paused, and the buffer is at or under low.
     pub fn should_resume(&mut self, buffered: usize) -> bool {
         let resume = self.paused && buffered <= self.limits().low;

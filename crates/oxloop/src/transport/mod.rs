@@ -96,6 +96,7 @@ impl Transport {
     }
 
     /// Ends writing: the peer reads the end of stream after what was written. Reading goes on.
+    /// On a pipe this is [`close`](Self::close).
     /// Where the peer is gone already nothing happens; reading says so.
     ///
     /// Source: *WriteTransport.write_eof*.
@@ -260,7 +261,7 @@ impl Transport {
 
     /// Calls `f` with the socket, to read or set its options; `None` once it is closed. Leave
     /// reading, writing and closing to the transport. The descriptor stays open until `f`
-    /// returns.
+    /// returns. That of a pipe knows no socket options (ENOTSOCK).
     ///
     /// Source: *get_extra_info('socket')*.
     ///

@@ -3,7 +3,9 @@
 
 use super::{Payload, Transport};
 use crate::address::Address;
-use crate::engine::{Descriptor, Failure, Received, StreamHandler, Token, Written};
+use crate::engine::{
+    Descriptor, Failure, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
+};
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
@@ -14,7 +16,7 @@ use parking_lot::Mutex;
 use socket2::Socket;
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 /// Room for a read of unknown size, bytes.
@@ -72,10 +74,36 @@ impl Connection {
             let _ = socket.set_tcp_nodelay(true);
         }
         let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        engine.set_buffered(token, protocol.is_buffered());
         let held =
             Held { protocol: Some(protocol), socket: Some(Arc::new(socket)), server, error: None };
-        let core = cx.core.clone();
+        Connection::start(cx, token, (local, peer), held, then);
+    }
+
+    /// Makes a transport of one end of a pipe, likewise.
+    pub(crate) fn open_pipe(
+        cx: Cx<'_>,
+        pipe: OwnedFd,
+        (kind, end): (PipeKind, PipeEnd),
+        protocol: Arc<dyn AnyProtocol>,
+        then: impl FnOnce(Transport) + Send + 'static,
+    ) -> io::Result<()> {
+        let token = cx.core.engine.add_pipe(Descriptor::Lent(pipe.as_raw_fd()), kind, end)?;
+        let socket = Some(Arc::new(Socket::from(pipe)));
+        let held = Held { protocol: Some(protocol), socket, server: None, error: None };
+        Connection::start(cx, token, (None, None), held, then);
+        Ok(())
+    }
+
+    fn start(
+        cx: Cx<'_>,
+        token: Token,
+        (local, peer): (Option<Address>, Option<Address>),
+        held: Held,
+        then: impl FnOnce(Transport) + Send + 'static,
+    ) {
+        let (engine, core) = (&cx.core.engine, cx.core.clone());
+        let buffered = held.protocol.as_ref().is_some_and(|protocol| protocol.is_buffered());
+        engine.set_buffered(token, buffered);
         let transport =
             Transport(Arc::new(Connection { core, token, peer, local, held: Mutex::new(held) }));
         if let Some(server) = &transport.0.held.lock().server {
@@ -267,7 +295,7 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn hung_up(&self, cx: Cx<'_>, unsent: bool) -> Result<(), Infallible> {
         log::info!(target: "oxloop", "{:?} was closed by peer", self.0);
-        let error = unsent.then(|| io::Error::from(io::ErrorKind::BrokenPipe).into());
+        let error = unsent.then(|| io::Error::from(rustix::io::Errno::PIPE).into());
         self.0.force_close(cx, error);
         Ok(())
     }
@@ -283,6 +311,8 @@ impl StreamHandler<RustFace> for StreamCell {
     }
 
     fn writing_deferred(&self, _: Cx<'_>) {}
+
+    fn drained(&self, _: Cx<'_>) {}
 
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
     /// the exception handler.
