@@ -183,3 +183,13 @@ def test_udp_echo(form: str, tmp_path: Path) -> None:
     ]
     assert client.startswith("Send: Hello World!\nReceived: Hello World!\n")
     assert told == udp_echo(form, "asyncio", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["subprocess_protocol", "old_subprocess_protocol", "subprocess_streams"]
+)
+def test_subprocesses(name: str, tmp_path: Path) -> None:
+    # The child prints the time, which is another one in each run.
+    for loop in ("oxloop", "asyncio"):
+        printed = run(variant(name, loop, tmp_path))
+        assert re.fullmatch(r"Current date: [\d-]+ [\d:.]+\n", printed)

@@ -106,9 +106,7 @@ class TestClose:
         refused = []
 
         def callback():
-            with pytest.raises(
-                RuntimeError, match="Cannot close a running event"
-            ) as caught:
+            with pytest.raises(RuntimeError, match="Cannot close a running event") as caught:
                 loop.close()
             refused.append(caught.value)
 

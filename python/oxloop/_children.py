@@ -8,6 +8,7 @@ ThreadedChildWatcher. asyncio's child watchers are not asked.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 import threading
@@ -74,7 +75,9 @@ class ChildMixin(LoopBase):
 
     def _report_after(self, turns: int, pid: int, report: _Report) -> None:
         if turns:
-            self.call_soon(self._report_after, turns - 1, pid, report)
+            # Before 3.12 asyncio hears of it from a thread, which has no context variables.
+            context = contextvars.Context() if sys.version_info < (3, 12) else None
+            self.call_soon(self._report_after, turns - 1, pid, report, context=context)
         else:
             self._reap(pid, report)
 

@@ -141,13 +141,15 @@ def retarget_module(module: ModuleType, factory: LoopFactory) -> None:
         adapt(module, factory)
 
 
-def _bound(mixin: str, name: str) -> Callable[[Any, LoopFactory], None]:
-    """An adapter which binds a mixin of tests; the stdlib's own selector loops go."""
+def _bound(mixin: str, name: str, *others: str) -> Callable[[Any, LoopFactory], None]:
+    """An adapter which binds mixins of tests; the stdlib's own selector loops go."""
 
     def adapt(module: Any, factory: LoopFactory) -> None:
         utils: Any = importlib.import_module("test.test_asyncio.utils")
 
-        class Tests(getattr(module, mixin), utils.TestCase):  # type: ignore[misc]
+        bases = [getattr(module, each) for each in (mixin, *others)]
+
+        class Tests(*bases, utils.TestCase):  # type: ignore[misc]
             def create_event_loop(self) -> asyncio.AbstractEventLoop:
                 return factory()
 
@@ -252,7 +254,7 @@ def _test_subprocess(module: Any, factory: LoopFactory) -> None:
 _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_base_events": _test_base_events,
     "test_buffered_proto": _new_loop("BufferedProtocolSelectorTests"),
-    "test_events": _bound("EventLoopTestsMixin", "EventLoopTests"),
+    "test_events": _bound("EventLoopTestsMixin", "EventLoopTests", "SubprocessTestsMixin"),
     "test_pep492": _loop_of_set_up("BaseTest"),
     "test_runners": _test_runners,
     "test_tasks": _test_tasks,
