@@ -95,7 +95,8 @@ pub(crate) fn open(
     let engine = &event_loop.get().engine;
     let Origin { descriptor, sock, address } = origin;
     let known = extra_of(&sock, extra)?;
-    let connected = known.get_item("peername")?.is_some_and(|name| name.is_truthy().unwrap_or(true));
+    let connected =
+        known.get_item("peername")?.is_some_and(|name| name.is_truthy().unwrap_or(true));
     let remote = match &address {
         Some(address) => address.is_truthy()?,
         None => false,
@@ -488,9 +489,7 @@ impl DatagramTransport {
         match copy_of(data) {
             // A mutable buffer may change: what is queued is a copy.
             Ok(bytes) => Self::send(slf, data, bytes.as_slice(), address),
-            Err(_) if this.engine().sending(this.token) == Sending::Drop => {
-                this.note_late_send(py)
-            }
+            Err(_) if this.engine().sending(this.token) == Sending::Drop => this.note_late_send(py),
             Err(error) => Self::refused(slf, error),
         }
     }

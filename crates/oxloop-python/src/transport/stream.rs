@@ -495,7 +495,10 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
 }
 
 /// Limits as asyncio computes and refuses them, for any integers.
-pub(super) fn limits(high: Option<&Bound<'_, PyAny>>, low: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
+pub(super) fn limits(
+    high: Option<&Bound<'_, PyAny>>,
+    low: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Limits> {
     let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
         value.map(|value| value.extract()).transpose()
     };

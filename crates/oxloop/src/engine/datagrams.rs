@@ -143,21 +143,22 @@ impl<F: Face> Engine<F> {
         self.update_endpoint(token);
     }
 
-    /// The selector found datagrams, or an error. Reads on, within a budget, until a callback has
-    /// queued something, which would wait longer than with a poll for each datagram.
+    /// The selector found datagrams, or an error. Reads on, within a budget, until something is
+    /// queued behind the `left` entries of this turn: with a poll for each datagram that would come
+    /// before the next one.
     pub(super) fn receivable(
         &self,
         cx: F::Context<'_>,
         token: Token,
         scratch: &mut [u8],
+        left: usize,
     ) -> Result<(), F::Leave> {
         if !self.take_pending(token, |pending| &mut pending.read) {
             return Ok(());
         }
-        let queued = self.state.lock().ready.len();
-        for _ in 0..BATCH {
+        for count in 0..BATCH {
             let mut guard = self.state.lock();
-            if guard.ready.len() > queued || guard.stopping {
+            if count > 0 && (guard.ready.len() > left || guard.stopping) {
                 return Ok(());
             }
             let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
@@ -280,9 +281,8 @@ impl<F: Face> Engine<F> {
         if !self.drain(cx, token, &handler)? {
             return Ok(());
         }
-        let resume = self.with_endpoint(token, |endpoint| {
-            endpoint.flow.should_resume(endpoint.queue.size())
-        });
+        let resume = self
+            .with_endpoint(token, |endpoint| endpoint.flow.should_resume(endpoint.queue.size()));
         if resume == Some(true) {
             handler.resume_writing(cx)?;
         }
@@ -355,8 +355,7 @@ impl<F: Face> Engine<F> {
 
     /// `close()`: stops reading; `connection_lost` follows once all is sent, in a later turn.
     pub fn close_endpoint(&self, cx: F::Context<'_>, token: Token) {
-        let step =
-            self.with_endpoint(token, |endpoint| endpoint.state.close(endpoint.queue.len()));
+        let step = self.with_endpoint(token, |endpoint| endpoint.state.close(endpoint.queue.len()));
         self.update_endpoint(token);
         if step == Some(Step::ScheduleLost) {
             if let Some(handler) = self.endpoint_handler(token) {
@@ -486,11 +485,7 @@ impl<F: Face> Engine<F> {
         endpoints.collect()
     }
 
-    fn with_endpoint<R>(
-        &self,
-        token: Token,
-        f: impl FnOnce(&mut Endpoint<F>) -> R,
-    ) -> Option<R> {
+    fn with_endpoint<R>(&self, token: Token, f: impl FnOnce(&mut Endpoint<F>) -> R) -> Option<R> {
         match self.state.lock().sources.get_mut(token) {
             Some(Source::Endpoint(endpoint)) => Some(f(endpoint)),
             _ => None,

@@ -3,9 +3,7 @@
 use super::Payload;
 use super::flow_control::Limits;
 use crate::address::{Address, UnixAddress};
-use crate::engine::{
-    DatagramHandler, Descriptor, EndpointKind, Failure, Sent, SentOther, Token,
-};
+use crate::engine::{DatagramHandler, Descriptor, EndpointKind, Failure, Sent, SentOther, Token};
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
