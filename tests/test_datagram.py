@@ -71,9 +71,7 @@ class TestMaking:
         assert peer.recv(10) == b"ping"
 
     async def test_by_name(self, network):
-        transport, _ = await network.datagrams(
-            local_addr=("localhost", 0), family=socket.AF_INET
-        )
+        transport, _ = await network.datagrams(local_addr=("localhost", 0), family=socket.AF_INET)
         assert transport.get_extra_info("sockname")[0] == "127.0.0.1"
 
     async def test_an_existing_socket(self, network, peer):
@@ -119,9 +117,7 @@ class TestMaking:
     async def test_cancelled_before_it_is_made(self, loop):
         gc.collect()
         before = descriptors()
-        making = loop.create_task(
-            loop.create_datagram_endpoint(DatagramRecorder, ("127.0.0.1", 0))
-        )
+        making = loop.create_task(loop.create_datagram_endpoint(DatagramRecorder, ("127.0.0.1", 0)))
         await hops()
         making.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -280,7 +276,7 @@ class TestDatagrams:
 
     @pytest.mark.parametrize("data", ["text", 1, None, [1]])
     async def test_other_data_is_refused(self, network, peer, data):
-        transport, protocol = await network.datagrams(remote_addr=peer.getsockname())
+        transport, _protocol = await network.datagrams(remote_addr=peer.getsockname())
         with pytest.raises(TypeError) as caught:
             transport.sendto(data)
         name = type(data).__name__
@@ -296,7 +292,7 @@ class TestAddresses:
     async def test_only_the_remote_address(self, network, peer):
         remote = peer.getsockname()
         transport, _ = await network.datagrams(remote_addr=remote)
-        for address in (None, remote, tuple([*remote])):
+        for address in (None, remote, (*remote,)):
             transport.sendto(b"ping", address)
             assert peer.recv(10) == b"ping"
         with pytest.raises(ValueError) as caught:
@@ -360,9 +356,7 @@ class TestErrors:
         assert peer.recv(10) == b"small"
 
     @pytest.mark.parametrize("exception", [ValueError, OSError])
-    async def test_exception_in_datagram_received(
-        self, network, peer, error_contexts, exception
-    ):
+    async def test_exception_in_datagram_received(self, network, peer, error_contexts, exception):
         class Raising(DatagramRecorder):
             def datagram_received(self, data, addr):
                 super().datagram_received(data, addr)
@@ -386,7 +380,7 @@ class TestErrors:
                 super().error_received(exc)
                 raise RuntimeError("no luck")
 
-        transport, protocol = await network.datagrams(Raising(), remote_addr=closed_port())
+        transport, _protocol = await network.datagrams(Raising(), remote_addr=closed_port())
         with pytest.raises(RuntimeError, match="no luck"):
             transport.sendto(bytes(70_000))
         transport.sendto(b"ping")
@@ -405,7 +399,7 @@ class TestErrors:
                 raise exception
 
         making = loop.create_datagram_endpoint(Raising, ("127.0.0.1", 0))
-        transport, protocol = loop.run_until_complete(making)
+        transport, _protocol = loop.run_until_complete(making)
         peer.sendto(b"1", transport.get_extra_info("sockname"))
         with pytest.raises(exception):
             loop.run_forever()
@@ -557,8 +551,10 @@ class TestTransport:
         caplog.set_level(logging.DEBUG, "asyncio")
         transport, protocol = await network.datagrams()
         texts = [record.getMessage() for record in caplog.records]
-        assert f"Datagram endpoint local_addr=('127.0.0.1', 0) remote_addr=None created: " \
+        assert (
+            f"Datagram endpoint local_addr=('127.0.0.1', 0) remote_addr=None created: "
             f"({transport!r}, {protocol!r})" in texts
+        )
 
 
 class TestOtherSockets:

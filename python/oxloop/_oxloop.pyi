@@ -74,7 +74,9 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     def get_write_buffer_size(self) -> int: ...
     def get_write_buffer_limits(self) -> tuple[int, int]: ...
     def sendto(
-        self, data: bytes | bytearray | memoryview[Any], addr: tuple[Any, ...] | str | None = None
+        self,
+        data: bytes | bytearray | memoryview[Any],
+        addr: tuple[Any, ...] | str | ReadableBuffer | None = None,
     ) -> None: ...
 
 @disjoint_base

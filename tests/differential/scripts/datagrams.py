@@ -66,9 +66,7 @@ async def _open(trace: Trace, name: str, *, hooks: Any = None, **options: Any) -
 
 
 def _peer(trace: Trace, family: int = socket.AF_INET, name: Any = ANY) -> socket.socket:
-    peer: socket.socket = trace.enter(
-        contextlib.closing(socket.socket(family, socket.SOCK_DGRAM))
-    )
+    peer: socket.socket = trace.enter(contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)))
     peer.settimeout(TIME_LIMIT)
     peer.bind(name)
     return peer
