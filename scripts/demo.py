@@ -34,15 +34,18 @@ COMPARISON = [
 
 def main() -> None:
     for language, (folder, command, suffix) in LANGUAGES.items():
-        server, client, pair, chat_server, member = (
+        server, client, udp_server, udp_client, pair, chat_server, member = (
             [*command, str(folder / f"{name}{suffix}")]
             for name in (
-                *("tcp_echo_server", "tcp_echo_client", "existing_socket"),
+                *("tcp_echo_server", "tcp_echo_client"),
+                *("udp_echo_server", "udp_echo_client", "existing_socket"),
                 *("unix_chat_server", "unix_chat_client"),
             )
         )
         heading(f"{language}: TCP echo")
         echo(server, client)
+        heading(f"{language}: UDP echo")
+        echo(udp_server, udp_client)
         heading(f"{language}: an existing socket")
         show("", run(pair))
         heading(f"{language}: a chat over a Unix socket")
@@ -118,7 +121,7 @@ def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until_listening(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until `process` has a listening TCP socket; False if it ends or takes too long."""
+    """Wait until `process` has a listening TCP or a bound UDP socket; False if it ends or takes too long."""
     give_up = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < give_up:
         if not listening_sockets().isdisjoint(sockets_of(process.pid)):
@@ -128,9 +131,12 @@ def wait_until_listening(process: subprocess.Popen[bytes]) -> bool:
 
 
 def listening_sockets() -> set[str]:
-    """All listening TCP sockets, named as in /proc/PID/fd."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    """All listening TCP and bound UDP sockets, named as in /proc/PID/fd."""
+    found = set()
+    for protocol, state in (("tcp", "0A"), ("udp", "07")):
+        lines = Path("/proc/net", protocol).read_text().splitlines()[1:]
+        found |= {f"socket:[{row[9]}]" for row in map(str.split, lines) if row[3] == state}
+    return found
 
 
 def sockets_of(pid: int) -> set[str]:

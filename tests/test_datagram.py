@@ -276,7 +276,7 @@ class TestDatagrams:
 
     @pytest.mark.parametrize("data", ["text", 1, None, [1]])
     async def test_other_data_is_refused(self, network, peer, data):
-        transport, protocol = await network.datagrams(remote_addr=peer.getsockname())
+        transport, _protocol = await network.datagrams(remote_addr=peer.getsockname())
         with pytest.raises(TypeError) as caught:
             transport.sendto(data)
         name = type(data).__name__
@@ -292,7 +292,7 @@ class TestAddresses:
     async def test_only_the_remote_address(self, network, peer):
         remote = peer.getsockname()
         transport, _ = await network.datagrams(remote_addr=remote)
-        for address in (None, remote, tuple([*remote])):
+        for address in (None, remote, (*remote,)):
             transport.sendto(b"ping", address)
             assert peer.recv(10) == b"ping"
         with pytest.raises(ValueError) as caught:
@@ -380,7 +380,7 @@ class TestErrors:
                 super().error_received(exc)
                 raise RuntimeError("no luck")
 
-        transport, protocol = await network.datagrams(Raising(), remote_addr=closed_port())
+        transport, _protocol = await network.datagrams(Raising(), remote_addr=closed_port())
         with pytest.raises(RuntimeError, match="no luck"):
             transport.sendto(bytes(70_000))
         transport.sendto(b"ping")
@@ -399,7 +399,7 @@ class TestErrors:
                 raise exception
 
         making = loop.create_datagram_endpoint(Raising, ("127.0.0.1", 0))
-        transport, protocol = loop.run_until_complete(making)
+        transport, _protocol = loop.run_until_complete(making)
         peer.sendto(b"1", transport.get_extra_info("sockname"))
         with pytest.raises(exception):
             loop.run_forever()

@@ -119,7 +119,7 @@ class TestNames:
 
 class TestQueue:
     async def test_waits_in_order(self, peer, network, loop_spec):
-        transport, protocol = await connected(network, peer)
+        transport, _protocol = await connected(network, peer)
         sent = fill(transport)
         assert transport.get_write_buffer_size() == 4 + HEADER
         assert "write=<polling" in repr(transport)
@@ -242,7 +242,7 @@ class TestQueue:
             def pause_writing(self):
                 raise ValueError("no luck")
 
-        transport, protocol = await connected(network, peer, Raising())
+        transport, _protocol = await connected(network, peer, Raising())
         transport.set_write_buffer_limits(high=0)
         fill(transport)
         (context,) = error_contexts
@@ -259,3 +259,17 @@ class TestQueue:
             transport.sendto(b"late")
         assert len(caplog.records) == 4
         await protocol.lost()
+
+    async def test_memory_in_pieces(self, peer, network, error_contexts):
+        transport, protocol = await connected(network, peer)
+        sent = fill(transport)
+        transport.sendto(memoryview(b"m-o-r-e-")[::2])
+        for _ in range(sent):
+            await asyncio.to_thread(peer.recv, 10)
+        assert await asyncio.to_thread(peer.recv, 10) == b"more"
+        await hops(2)
+        transport.sendto(memoryview(b"m-o-r-e-")[::2])
+        (context,) = error_contexts
+        error_contexts.clear()
+        assert isinstance(context["exception"], BufferError)
+        assert await protocol.lost() is context["exception"]

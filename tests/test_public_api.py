@@ -145,7 +145,7 @@ class TestLoop:
 
         async def main():
             with pytest.raises(NotImplementedError):
-                await loop.create_datagram_endpoint(asyncio.DatagramProtocol)
+                await loop.start_tls(None, None, None)
 
         try:
             loop.run_until_complete(main())

@@ -19,6 +19,7 @@ import pytest
 
 from ..support import (
     BufferedRecorder,
+    DatagramRecorder,
     LoopFactory,
     Recorder,
     fill,
@@ -357,6 +358,49 @@ class TestTransport:
             del factory
         await hops(3)
         assert witness.alive == []
+
+
+class TestDatagramTransport:
+    """Endpoints over a Unix socket, some with a full queue in front of them."""
+
+    async def open(self, loop, folder, witness):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+            peer.bind(str(folder / "peer"))
+            protocol = DatagramRecorder()
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: protocol, family=socket.AF_UNIX
+            )
+            transport.myself = protocol.myself = transport
+            sock = transport.get_extra_info("socket")._sock
+            address = Text(folder / "peer")
+            witness.watch(transport, protocol, sock, address)
+            while not transport.get_write_buffer_size():
+                transport.sendto(b"data", address)
+        return transport
+
+    @pytest.mark.parametrize("end", ["close", "abort"])
+    def test_goes_when_it_is_over(self, loop, folder, witness, end):
+        async def use():
+            transport = await self.open(loop, folder, witness)
+            getattr(transport, end)()
+            await transport.get_protocol().lost()
+            await hops()
+
+        loop.run_until_complete(use())
+        assert witness.alive == []
+
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+    def test_goes_with_its_loop(self, loop_factory: LoopFactory, folder, witness):
+        loop = loop_factory()
+        loop.run_until_complete(self.open(loop, folder, witness))
+        loop.close()
+        witness.watch(loop)
+        del loop
+        assert witness.alive == []
+
+
+class Text(str):
+    """Text that takes weak references."""
 
 
 class TestServer:

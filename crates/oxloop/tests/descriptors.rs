@@ -6,10 +6,11 @@
 
 mod util;
 
+use oxloop::{Address, DatagramOptions, DatagramProtocol, DatagramTransport};
 use oxloop::{ConnectOptions, EventLoop, ServerOptions, Transport};
 use std::future::poll_fn;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::pin::pin;
@@ -33,6 +34,7 @@ fn no_descriptor_is_left() {
         ("a server with connections", busy_server),
         ("unix connections given up at any point", abandoned_unix_connections),
         ("unix connections and servers that fail", failing_unix_sockets),
+        ("datagram endpoints", datagram_endpoints),
         ("signals", signals),
         ("watched descriptors", watched),
         ("what the loop's end finds", left_open),
@@ -173,7 +175,7 @@ fn failing_connects(event_loop: &EventLoop) {
     let nobody = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
     run(event_loop, async {
         event_loop.create_connection(|| Echo, vec![nobody; 3]).await.unwrap_err();
-        let datagrams = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let datagrams = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let socket = OwnedFd::from(datagrams);
         event_loop.create_connection(|| Echo, socket).await.unwrap_err();
     });
@@ -255,6 +257,44 @@ fn failing_unix_sockets(event_loop: &EventLoop) {
         let datagrams = || UnixDatagram::unbound().map(OwnedFd::from).unwrap();
         assert!(event_loop.create_unix_connection(|| Echo, datagrams()).await.is_err());
         assert!(event_loop.create_unix_server(|| Echo, datagrams()).await.is_err());
+    });
+}
+
+struct Ignore;
+
+impl DatagramProtocol for Ignore {
+    fn datagram_received(&mut self, _: &DatagramTransport, _: &[u8], _: &Address) {}
+}
+
+fn datagram_endpoints(event_loop: &EventLoop) {
+    let any = || DatagramOptions::new().local_addr(("127.0.0.1", 0));
+    run(event_loop, async {
+        for close in [DatagramTransport::close, DatagramTransport::abort] {
+            let (transport, _) =
+                event_loop.create_datagram_endpoint(|| Ignore, any()).await.unwrap();
+            close(&transport);
+            turns(event_loop, 2).await;
+            // A second endpoint for the same address takes no more than the first.
+            let taken = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+            let again = DatagramOptions::new().local_addr(taken.local_addr().unwrap());
+            assert!(event_loop.create_datagram_endpoint(|| Ignore, again).await.is_err());
+            let stream = UnixStream::pair().unwrap().0;
+            let wrong = DatagramOptions::from(OwnedFd::from(stream));
+            assert!(event_loop.create_datagram_endpoint(|| Ignore, wrong).await.is_err());
+        }
+        // Given up at any point.
+        for polls in 0..4 {
+            let mut making = pin!(event_loop.create_datagram_endpoint(|| Ignore, any()));
+            for _ in 0..polls {
+                let made = making.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                if let Poll::Ready(made) = made {
+                    made.unwrap().0.abort();
+                    break;
+                }
+                turns(event_loop, 1).await;
+            }
+        }
+        turns(event_loop, 3).await;
     });
 }
 

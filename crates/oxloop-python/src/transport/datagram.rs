@@ -490,8 +490,15 @@ impl DatagramTransport {
         match copy_of(data) {
             // A mutable buffer may change: what is queued is a copy.
             Ok(bytes) => Self::send(slf, data, bytes.as_slice(), address),
-            Err(_) if this.engine().sending(this.token) == Sending::Drop => this.note_late_send(py),
-            Err(error) => Self::refused(slf, error),
+            // Memory that is in pieces cannot be sent, but it can be queued.
+            Err(error) => match this.engine().sending(this.token) {
+                Sending::Now => Self::refused(slf, error),
+                Sending::Drop => this.note_late_send(py),
+                Sending::Queue => {
+                    let joined = py.get_type::<PyBytes>().call1((data,))?.cast_into::<PyBytes>()?;
+                    Self::send(slf, joined.as_any(), &BytesData(&joined), address)
+                }
+            },
         }
     }
 

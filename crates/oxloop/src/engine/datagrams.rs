@@ -143,21 +143,22 @@ impl<F: Face> Engine<F> {
         self.update_endpoint(token);
     }
 
-    /// The selector found datagrams, or an error. Reads on, within a budget, until a callback has
-    /// queued something, which would wait longer than with a poll for each datagram.
+    /// The selector found datagrams, or an error. Reads on, within a budget, until something is
+    /// queued behind the `left` entries of this turn: with a poll for each datagram that would come
+    /// before the next one.
     pub(super) fn receivable(
         &self,
         cx: F::Context<'_>,
         token: Token,
         scratch: &mut [u8],
+        left: usize,
     ) -> Result<(), F::Leave> {
         if !self.take_pending(token, |pending| &mut pending.read) {
             return Ok(());
         }
-        let queued = self.state.lock().ready.len();
-        for _ in 0..BATCH {
+        for count in 0..BATCH {
             let mut guard = self.state.lock();
-            if guard.ready.len() > queued || guard.stopping {
+            if count > 0 && (guard.ready.len() > left || guard.stopping) {
                 return Ok(());
             }
             let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {

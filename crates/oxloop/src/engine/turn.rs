@@ -213,7 +213,7 @@ impl<F: Face> Engine<F> {
         count: usize,
     ) -> Result<(), F::Leave> {
         let mut gathering = None;
-        for _ in 0..count {
+        for left in (0..count).rev() {
             let (ready, gathered) = {
                 let mut state = self.state.lock();
                 (state.ready.pop_front(), !state.gathers.is_empty())
@@ -227,7 +227,7 @@ impl<F: Face> Engine<F> {
             }
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
-                Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch),
+                Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch, left),
                 Ready::StartReading(token) => {
                     self.start_receiving(token);
                     self.start_reading(cx, token)
@@ -253,12 +253,14 @@ impl<F: Face> Engine<F> {
         self.flush(cx)
     }
 
-    /// Reads, then writes, as far as the selector found the source ready.
+    /// Reads, then writes, as far as the selector found the source ready; `left` entries of the
+    /// queue are this turn's.
     fn dispatch(
         &self,
         cx: F::Context<'_>,
         token: Token,
         scratch: &mut [u8],
+        left: usize,
     ) -> Result<(), F::Leave> {
         let kind = match self.state.lock().sources.get(token) {
             Some(Source::Stream(_)) => Kind::Stream,
@@ -271,7 +273,7 @@ impl<F: Face> Engine<F> {
             Kind::Stream | Kind::Endpoint => {
                 let datagrams = matches!(kind, Kind::Endpoint);
                 let read = if datagrams {
-                    self.receivable(cx, token, scratch)
+                    self.receivable(cx, token, scratch, left)
                 } else {
                     self.readable(cx, token, scratch)
                 };
