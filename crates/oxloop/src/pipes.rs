@@ -94,7 +94,7 @@ impl EventLoop {
     ///     let (transport, _) = event_loop.connect_write_pipe(|| Writer, writer).await?;
     ///     transport.write("abc");
     ///     transport.close();
-    ///     oxloop::Result::Ok(())
+    ///     Ok::<(), oxloop::Error>(())
     /// })??;
     /// let mut data = [0; 3];
     /// reader.read_exact(&mut data)?;
