@@ -16,7 +16,6 @@ import pytest
 from .processes import ProcessRecorder, children
 from .support import descriptors, hops, module_of, skip_stock_bug, until
 
-
 LOSES_AN_EXCEPTION = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="asyncio.subprocess never asks how the input's end came"
 )
