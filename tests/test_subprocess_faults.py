@@ -161,8 +161,7 @@ class TestCancellation:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            process.kill()
-            process._transport.close()
+            process._transport.close()  # kills
             assert await process.wait() == -signal.SIGKILL
             del process, task
 

@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 from asyncio import unix_events
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ._base import logger
 from ._children import ChildMixin
@@ -20,24 +20,13 @@ _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
 _PIPE = subprocess.PIPE
 
-if TYPE_CHECKING:
-
-    class _BaseTransport(asyncio.SubprocessTransport):
-        _closed: bool
-        _pending_calls: Any
-        _pipes: dict[int, Any]
-        _proc: subprocess.Popen[bytes] | None
-        _loop: asyncio.AbstractEventLoop | None
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-        async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None: ...
-
-else:
-    _BaseTransport = unix_events._UnixSubprocessTransport
+_AsyncioTransport: Any = unix_events._UnixSubprocessTransport  # type: ignore[attr-defined]
 
 
-class _UnixSubprocessTransport(_BaseTransport):
+class _UnixSubprocessTransport(_AsyncioTransport):  # type: ignore[misc]
     """asyncio's own, which leaves no pipe open when connecting them is given up or fails."""
+
+    _pipes: dict[int, Any]
 
     def close(self) -> None:
         """Closes the pipes and kills the child, if it still runs."""
