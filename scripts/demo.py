@@ -121,7 +121,7 @@ def talk(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until_listening(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until `process` has a listening TCP or a bound UDP socket; False if it ends or takes too long."""
+    """Wait until `process` listens (TCP) or is bound (UDP); False if it ends or takes too long."""
     give_up = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < give_up:
         if not listening_sockets().isdisjoint(sockets_of(process.pid)):
