@@ -26,5 +26,8 @@ fn pure_parts_are_pure() {
             }
         }
     }
-    assert_eq!(pure, 6, "flow control, write buffer, gather, states, timers, registry");
+    assert_eq!(
+        pure, 7,
+        "flow control, write buffer, datagram queue, gather, states, timers, registry"
+    );
 }

@@ -11,6 +11,9 @@ use crate::transport::flow_control::FlowControl;
 
 /// Datagrams read in one turn at most.
 const BATCH: usize = 64;
+/// Where datagrams come one by one, a look for a second one is a system call in vain: only every
+/// so many events there is one.
+const LOOK: u8 = 8;
 
 /// Where a datagram goes.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Endpoint<F: Face> {
     pub(super) descriptor: Descriptor,
     /// `None` once the endpoint is lost, or the loop closed.
     pub(super) handler: Option<F::Datagrams>,
+    /// How many events in a row had one datagram each.
+    alone: u8,
     state: ConnectionState,
     pub(super) registered: Interest,
     pub(super) pending: Interest,
@@ -84,6 +89,12 @@ pub enum SentOther {
 }
 
 impl<F: Face> Endpoint<F> {
+    /// How many datagrams to look for at an event.
+    fn next_batch(&mut self) -> usize {
+        self.alone = self.alone.wrapping_add(1);
+        if self.alone < 2 || self.alone % LOOK == 0 { BATCH } else { 1 }
+    }
+
     /// The face's addresses that queued datagrams go to.
     pub(super) fn addresses(&self) -> impl Iterator<Item = &F::Address> {
         self.queue.iter().filter_map(|datagram| match &datagram.to {
@@ -115,6 +126,7 @@ impl<F: Face> Engine<F> {
         let token = state.sources.insert(Source::Endpoint(Endpoint {
             descriptor,
             handler: None,
+            alone: 0,
             state: ConnectionState::default(),
             registered: Interest::NONE,
             pending: Interest::NONE,
@@ -156,14 +168,20 @@ impl<F: Face> Engine<F> {
         if !self.take_pending(token, |pending| &mut pending.read) {
             return Ok(());
         }
-        for count in 0..BATCH {
+        let mut batch = BATCH;
+        for count in 0..=BATCH {
             let mut guard = self.state.lock();
-            if count > 0 && (guard.ready.len() > left || guard.stopping) {
+            if count == batch || count > 0 && (guard.ready.len() > left || guard.stopping) {
                 return Ok(());
             }
             let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
                 return Ok(());
             };
+            match count {
+                0 => batch = endpoint.next_batch(),
+                1 => {}
+                _ => endpoint.alone = 0,
+            }
             let Some(handler) = endpoint.handler.clone() else { return Ok(()) };
             let Some(socket) = endpoint.descriptor.borrow() else { return Ok(()) };
             if !endpoint.state.wants_read() {
