@@ -329,8 +329,7 @@ class TestShutdown:
             loop_spec,
             *options,
         )
-        refused = "refused\n" if PYTHON >= (3, 11) else ""
-        assert outcome.output == f"end\n{refused}closed\n", outcome.errors
+        assert outcome.output == "end\nrefused\nclosed\n", outcome.errors
         assert outcome.code == 0
         assert "Traceback" not in outcome.errors
 
