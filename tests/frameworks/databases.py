@@ -136,6 +136,7 @@ class Postgres(Database):
             "port": str(self.port),
             "unix_socket_directories": str(self.directory),
             "fsync": "off",
+            "statement_timeout": f"{TIME_LIMIT:.0f}s",  # no query of a test outlives it for long
             "log_connections": "on",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
