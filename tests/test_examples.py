@@ -173,16 +173,24 @@ def udp_echo(form: str, loop: str, folder: Path) -> tuple[list[str], str]:
     return [re.sub(r"\b\d{4,5}\b", "PORT", line) for line in heard], client
 
 
+def udp_echo_again(form: str, loop: str, folder: Path) -> tuple[list[str], str]:
+    """The same, once more where a datagram was lost: the example waits for its answer for ever."""
+    try:
+        return udp_echo(form, loop, folder)
+    except subprocess.TimeoutExpired:
+        return udp_echo(form, loop, folder)
+
+
 @pytest.mark.parametrize("form", ["", "old_"], ids=["modern", "old"])
 def test_udp_echo(form: str, tmp_path: Path) -> None:
-    heard, client = told = udp_echo(form, "oxloop", tmp_path)
+    heard, client = told = udp_echo_again(form, "oxloop", tmp_path)
     assert heard == [
         "Starting UDP server\n",
         "Received 'Hello World!' from ('127.0.0.1', PORT)\n",
         "Send 'Hello World!' to ('127.0.0.1', PORT)\n",
     ]
     assert client.startswith("Send: Hello World!\nReceived: Hello World!\n")
-    assert told == udp_echo(form, "asyncio", tmp_path)
+    assert told == udp_echo_again(form, "asyncio", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,6 @@ async def streams(trace: Trace) -> None:
     await trace.wait("communicate", process.communicate(b"b\na\n"))
     trace("returncode", process.returncode)
     await trace.wait("again", process.wait())
-    trace.call(process.kill)
     process = await asyncio.create_subprocess_shell("exit 7")
     await trace.wait("wait", process.wait())
     process = await asyncio.create_subprocess_exec("true", stdin=pipe, stdout=pipe)
