@@ -116,7 +116,7 @@ class TestLoop:
             oxloop.new_event_loop(1)
 
     def test_has_every_method_of_asyncio(self, oxloop):
-        """Those of later issues raise NotImplementedError, as the abstract class does."""
+        """Those that are to follow raise NotImplementedError, as the abstract class does."""
         for name in vars(asyncio.AbstractEventLoop):
             if not name.startswith("_"):
                 assert hasattr(oxloop.Loop, name), name
