@@ -110,6 +110,7 @@ mod signals;
 #[allow(unsafe_code, reason = "the system's interface")]
 mod sys;
 mod target;
+pub mod tls;
 mod transport;
 mod unix;
 
