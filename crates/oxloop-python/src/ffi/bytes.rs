@@ -26,6 +26,21 @@ impl AsRef<[u8]> for KeptBytes {
     }
 }
 
+impl KeptBytes {
+    pub(crate) fn new(bytes: &Bound<'_, PyBytes>) -> KeptBytes {
+        KeptBytes(bytes.clone().unbind())
+    }
+
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.0.bind(py).as_any()
+    }
+
+    /// What follows the first `offset` bytes, as a copy.
+    pub(crate) fn tail(&self, py: Python<'_>, offset: usize) -> KeptBytes {
+        KeptBytes(PyBytes::new(py, self.as_ref().get(offset..).unwrap_or(&[])).unbind())
+    }
+}
+
 /// A `bytes` object to write: kept without a copy where that pays.
 pub(crate) struct BytesData<'a, 'py>(pub(crate) &'a Bound<'py, PyBytes>);
 
@@ -35,7 +50,7 @@ impl Data<KeptBytes> for BytesData<'_, '_> {
     }
 
     fn keep(&self) -> Option<KeptBytes> {
-        Some(KeptBytes(self.0.clone().unbind()))
+        Some(KeptBytes::new(self.0))
     }
 }
 
@@ -55,7 +70,7 @@ impl Data<KeptBytes> for Piece<'_> {
 
     fn keep(&self) -> Option<KeptBytes> {
         match self {
-            Piece::Bytes(bytes) => Some(KeptBytes(bytes.clone().unbind())),
+            Piece::Bytes(bytes) => Some(KeptBytes::new(bytes)),
             Piece::Copied(_) => None,
         }
     }
@@ -92,6 +107,27 @@ pub(crate) fn filled<'py, E>(
         }
         Ok(Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked()))
     }
+}
+
+/// One `bytes` object of several.
+pub(crate) fn joined<'py>(
+    py: Python<'py>,
+    pieces: &[Bound<'py, PyBytes>],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let len = pieces.iter().map(|piece| piece.as_bytes().len()).sum();
+    let joined = filled(py, len, |room| {
+        let mut rest = room;
+        for piece in pieces {
+            let (part, behind) = rest.split_at_mut(piece.as_bytes().len());
+            part.copy_from_slice(piece.as_bytes());
+            rest = behind;
+        }
+        Ok::<usize, std::convert::Infallible>(len)
+    });
+    joined.map(|joined| match joined {
+        Ok(bytes) => bytes,
+        Err(never) => match never {},
+    })
 }
 
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.
