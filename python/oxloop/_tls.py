@@ -33,7 +33,7 @@ class TlsMixin(LoopBase):
 
     async def start_tls(
         self,
-        transport: asyncio.WriteTransport,
+        transport: asyncio.BaseTransport,
         protocol: asyncio.BaseProtocol,
         sslcontext: ssl.SSLContext,
         *,

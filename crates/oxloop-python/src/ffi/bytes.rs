@@ -1,10 +1,10 @@
 //! Memory of `bytes` objects and of the buffer protocol.
 
 use oxloop::engine::Data;
-use pyo3::exceptions::PyTypeError;
-use pyo3::ffi;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use pyo3::{ffi, intern};
 use std::ffi::{CStr, c_int};
 
 unsafe extern "C" {
@@ -109,25 +109,62 @@ pub(crate) fn filled<'py, E>(
     }
 }
 
-/// One `bytes` object of several.
-pub(crate) fn joined<'py>(
+/// Makes a `bytes` object as [`filled`] does, by calls of Python functions that are handed a
+/// memoryview of what is not filled yet, with its size, and answer how much they have filled;
+/// `None` ends it. The functions keep no view: where somebody has got hold of one nevertheless,
+/// that is a BufferError, and the memory is never freed.
+pub(crate) fn filled_by<'py>(
     py: Python<'py>,
-    pieces: &[Bound<'py, PyBytes>],
+    capacity: usize,
+    mut fill: impl FnMut(&Bound<'py, PyAny>, usize) -> PyResult<Option<usize>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let len = pieces.iter().map(|piece| piece.as_bytes().len()).sum();
-    let joined = filled(py, len, |room| {
-        let mut rest = room;
-        for piece in pieces {
-            let (part, behind) = rest.split_at_mut(piece.as_bytes().len());
-            part.copy_from_slice(piece.as_bytes());
-            rest = behind;
+    let mut count = 0;
+    let (mut kept, mut failed) = (false, None);
+    let filled = filled(py, capacity, |room| {
+        while let Some(rest) = room.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            let size = rest.len();
+            let (result, released) = lend(py, rest, |view| fill(view, size))?;
+            kept |= !released;
+            match result {
+                Ok(Some(more)) if !kept => count += more,
+                Ok(_) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
-        Ok::<usize, std::convert::Infallible>(len)
-    });
-    joined.map(|joined| match joined {
-        Ok(bytes) => bytes,
-        Err(never) => match never {},
-    })
+        PyResult::Ok(if kept { capacity } else { count })
+    })?;
+    if kept {
+        std::mem::forget(filled);
+        return Err(PyBufferError::new_err("somebody has kept a view of memory that was lent"));
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => filled,
+    }
+}
+
+/// Lends memory to Python code as a writable memoryview, which is released on return; false where
+/// that was refused, as somebody has a view of it still.
+fn lend<'py, R>(
+    py: Python<'py>,
+    memory: &mut [u8],
+    f: impl FnOnce(&Bound<'py, PyAny>) -> R,
+) -> PyResult<(R, bool)> {
+    let size = ffi::Py_ssize_t::try_from(memory.len())?;
+    // SAFETY: attached. The memory is lent for the time of `f`, in which we do not touch it: once
+    // the view is released each use of it fails with ValueError. Where it cannot be, the caller
+    // never frees the memory.
+    let view = unsafe {
+        let start = memory.as_mut_ptr().cast();
+        let view = ffi::PyMemoryView_FromMemory(start, size, ffi::PyBUF_WRITE);
+        Bound::from_owned_ptr_or_err(py, view)?
+    };
+    let result = f(&view);
+    let released = view.call_method0(intern!(py, "release")).is_ok();
+    Ok((result, released))
 }
 
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.

@@ -3,8 +3,9 @@
 //! A read that finds nothing raises SSLWantReadError, which costs more than a record's
 //! decryption: so nothing is read unless the BIO, or the object, holds something.
 
+use crate::ffi::bytes::filled_by;
 use crate::ffi::calls;
-use oxloop::tls::{Failed, Progress};
+use oxloop::tls::{Failed, Progress, Pulled};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -174,9 +175,64 @@ impl SslEngine {
         Ok(held > 0)
     }
 
+    /// Reads all that is there: the data, and what came behind it. What an error follows is not
+    /// lost.
+    #[inline]
+    pub(super) fn read_all<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Option<Bound<'py, PyBytes>>, PyResult<Pulled>)> {
+        let (data, mut ended) = self.read_several(py)?;
+        let Some(first) = data else { return Ok((None, ended)) };
+        if !(matches!(ended, Ok(Pulled::Again)) && self.may_read(py)?) {
+            return Ok((Some(first), ended));
+        }
+        let mut pieces = vec![first];
+        while matches!(ended, Ok(Pulled::Again)) {
+            let (data, next) = self.read_several(py)?;
+            ended = next;
+            match data {
+                Some(data) => pieces.push(data),
+                None => break,
+            }
+        }
+        let joined = PyBytes::new(py, b"").call_method1(intern!(py, "join"), (pieces,))?;
+        Ok((Some(joined.cast_into()?), ended))
+    }
+
+    /// Reads as much as the present look at the BIO lets expect.
+    #[inline]
+    fn read_several<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Option<Bound<'py, PyBytes>>, PyResult<Pulled>)> {
+        if self.pending() <= RECORD {
+            return Ok(match self.read(py) {
+                Ok(Read::Data(data)) => (Some(data), Ok(Pulled::Again)),
+                Ok(Read::Again) => (None, Ok(Pulled::Again)),
+                Ok(Read::CloseNotify) => (None, Ok(Pulled::CloseNotify)),
+                Err(error) => (None, Err(error)),
+            });
+        }
+        let part = self.holds_part.load(Ordering::Relaxed);
+        // No record's text is longer than its ciphertext.
+        let room = self.pending() + if part { RECORD } else { 0 };
+        let mut ended = Ok(Pulled::Again);
+        let data = filled_by(py, room, |view, size| {
+            ended = match self.read_into(view, size) {
+                Ok(Read::Data(count)) => return Ok(Some(count)),
+                Ok(Read::Again) => Ok(Pulled::Again),
+                Ok(Read::CloseNotify) => Ok(Pulled::CloseNotify),
+                Err(error) => Err(error),
+            };
+            Ok(None)
+        })?;
+        Ok((Some(data).filter(|data| !data.as_bytes().is_empty()), ended))
+    }
+
     /// Reads what one record holds.
     #[inline]
-    pub(super) fn read<'py>(&self, py: Python<'py>) -> PyResult<Read<Bound<'py, PyBytes>>> {
+    fn read<'py>(&self, py: Python<'py>) -> PyResult<Read<Bound<'py, PyBytes>>> {
         if !self.may_read(py)? {
             return Ok(Read::Again);
         }

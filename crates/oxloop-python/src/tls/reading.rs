@@ -5,7 +5,6 @@ use super::engine::Read;
 use super::layer::Layer;
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
-use crate::ffi::bytes::joined;
 use crate::ffi::{calls, context};
 use oxloop::tls::Pulled;
 use pyo3::intern;
@@ -17,29 +16,8 @@ impl Layer<'_, '_> {
     #[inline]
     pub(super) fn read_all(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Pulled> {
         let py = cx.py();
-        let engine = &self.0.get().engine;
-        let first = match engine.read(py)? {
-            Read::Data(first) => first,
-            Read::Again => return Ok(Pulled::Again),
-            Read::CloseNotify => return Ok(Pulled::CloseNotify),
-        };
-        let mut more = Vec::new();
-        let ended = loop {
-            match engine.read(py) {
-                Ok(Read::Data(data)) => more.push(data),
-                Ok(Read::Again) => break Ok(Pulled::Again),
-                Ok(Read::CloseNotify) => break Ok(Pulled::CloseNotify),
-                // What came before the error is told first.
-                Err(error) => break Err(error),
-            }
-        };
-        let data = if more.is_empty() {
-            first
-        } else {
-            more.insert(0, first);
-            joined(py, &more)?
-        };
-        if let Some(protocol) = self.application(py) {
+        let (data, ended) = self.0.get().engine.read_all(py)?;
+        if let (Some(data), Some(protocol)) = (data, self.application(py)) {
             calls::method(&protocol, intern!(py, "data_received"), [data.as_any()])?;
         }
         ended
