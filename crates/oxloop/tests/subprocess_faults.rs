@@ -13,14 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::fs::{self, File};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 use util::*;
-
-/// The tests count the descriptors of the process, so one runs at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|failed| failed.into_inner())
-}
 
 /// Why a child could not be started; one that could is closed.
 async fn refusal(event_loop: &EventLoop, options: impl Into<SubprocessOptions>) -> Option<Errno> {

@@ -5,7 +5,7 @@
 //! | `stream.rs` | one connection between engine and protocol |
 //! | `datagram.rs` | one datagram endpoint, likewise, and its transport |
 //! | `subprocess.rs` | one child process, likewise |
-//! | `sendfile.rs` | files, sent by the kernel |
+//! | `sendfile.rs` | files, sent by the kernel where it can |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
