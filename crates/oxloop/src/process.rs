@@ -14,7 +14,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{self, Command, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 /// What a child's standard stream is. A file, a socket, or any other descriptor converts into it.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ macro_rules! descriptors {
     )*};
 }
 
-descriptors!(OwnedFd, File, UnixStream, TcpStream);
+descriptors!(OwnedFd, File, UnixStream, TcpStream, ChildStdin, ChildStdout, ChildStderr);
 
 impl ChildStdio {
     /// The same once more, for standard error; `standard` is that of this process.
@@ -138,7 +138,7 @@ impl SubprocessOptions {
     }
 
     /// Starts the child. With it come our ends of its pipes.
-    fn spawn(self) -> io::Result<(process::Child, [Option<OwnedFd>; 3])> {
+    fn spawn(self) -> io::Result<(Child, [Option<OwnedFd>; 3])> {
         let SubprocessOptions { mut command, stdin, mut stdout, stderr } = self;
         let mut shared = None;
         let stderr = match (stderr, &stdout) {
@@ -158,7 +158,7 @@ impl SubprocessOptions {
         let stdin = child.stdin.take().map(OwnedFd::from);
         let stdout = child.stdout.take().map(OwnedFd::from).or(shared);
         let stderr = child.stderr.take().map(OwnedFd::from);
-        Ok((child, [stdin, stdout, stderr]))
+        Ok((Child::new(&child), [stdin, stdout, stderr]))
     }
 }
 
@@ -240,7 +240,7 @@ impl EventLoop {
         reap_forsaken();
         let (child, streams) = options.spawn()?;
         let erased = protocol.erased_subprocess();
-        let transport = SubprocessTransport::new(self.core(), Child::new(&child), erased);
+        let transport = SubprocessTransport::new(self.core(), child, erased);
         let (promise, waiter) = promise();
         self.core().act(move |cx| {
             transport.connect(cx, streams, move |connected| {

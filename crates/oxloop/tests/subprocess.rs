@@ -430,6 +430,9 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn several_loops_in_several_threads() {
+    // A future of a child can be a task's, as of all that a loop opens.
+    fn is_send(_: &impl Send) {}
+    is_send(&new_loop().subprocess_exec(ChildRecorder::default, sleeper()));
     let threads: Vec<_> = (0..4)
         .map(|thread| {
             thread::spawn(move || {
