@@ -37,6 +37,7 @@ pub use face::{
 pub use pipes::PipeEnd;
 pub use registry::Token;
 pub use streams::StreamInfo;
+pub(crate) use streams::is_transient;
 pub use watchers::Side;
 pub use writes::Written;
 

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `stream.rs` | one connection between engine and protocol |
 //! | `datagram.rs` | one datagram endpoint, likewise, and its transport |
-//! | `sendfile.rs` | files, sent by the kernel |
+//! | `subprocess.rs` | one child process, likewise |
+//! | `sendfile.rs` | files, sent by the kernel where it can |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
@@ -23,11 +24,13 @@ pub(crate) mod gather;
 mod payload;
 mod sendfile;
 pub(crate) mod stream;
+pub(crate) mod subprocess;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod write_buffer;
 
 pub use datagram::DatagramTransport;
 pub use payload::Payload;
+pub use subprocess::SubprocessTransport;
 
 use crate::address::Address;
 use crate::error::Misuse;
