@@ -126,7 +126,13 @@ def network(loop: asyncio.AbstractEventLoop) -> Iterator[Network]:
 
 
 @pytest.fixture
-def tls(network: Network) -> Tls:
+def as_since_311(loop_spec: str) -> None:
+    """Skip asyncio's TLS of 3.10, which 3.11 replaced."""
+    skip_stock_bug(loop_spec, PYTHON < (3, 11), "3.11 has another implementation of TLS")
+
+
+@pytest.fixture
+def tls(network: Network, as_since_311: None) -> Tls:
     """TLS connections and servers on `loop`, closed after the test."""
     return Tls(network)
 
@@ -140,9 +146,3 @@ def tls_opened(request: pytest.FixtureRequest, tls: Tls) -> Any:
         "upgraded": tls.upgrade,
         "upgraded_server": functools.partial(tls.upgrade, server_side=True),
     }[request.param]
-
-
-@pytest.fixture
-def as_since_311(loop_spec: str) -> None:
-    """Skip asyncio's TLS of 3.10, which 3.11 replaced."""
-    skip_stock_bug(loop_spec, PYTHON < (3, 11), "3.11 has another implementation of TLS")

@@ -130,7 +130,6 @@ class TestArgumentsOfCreateConnection:
         assert transport.get_extra_info("ssl_object").server_hostname is None
         assert names == [None]
 
-    @pytest.mark.usefixtures("as_since_311")
     async def test_an_empty_name_that_is_to_be_checked(self, loop, tls):
         """As ssl.SSLObject: in older releases nothing is compared, newer ones refuse."""
         task, protocol, wire = await tls.start_connect(server_hostname="")
@@ -147,7 +146,6 @@ class TestArgumentsOfCreateConnection:
             assert protocol.calls == ["connection_made"]
 
     @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # before 3.14.8
-    @pytest.mark.usefixtures("as_since_311")
     async def test_the_context_of_a_server(self, loop, tls):
         task, protocol, _ = await tls.start_connect(None, server_context())
         with pytest.raises(ssl.SSLError, match="PROTOCOL_TLS_SERVER"):
@@ -156,7 +154,6 @@ class TestArgumentsOfCreateConnection:
 
     @pytest.mark.parametrize("wrong", ["context", 1, object()], ids=["str", "int", "object"])
     @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # before 3.14.8
-    @pytest.mark.usefixtures("as_since_311")
     async def test_no_context_at_all(self, loop, tls, wrong):
         task, protocol, _ = await tls.start_connect(ssl=wrong)
         with pytest.raises(AttributeError, match="wrap_bio"):
