@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import socket
 import ssl
 import threading
 from typing import Any
@@ -26,7 +25,7 @@ class TlsPeer(Peer):
     """
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = HOST
+        self, sock: Any, context: ssl.SSLContext, server_hostname: str | None = HOST
     ) -> None:
         super().__init__(sock)
         self.wire = Peer(sock)
@@ -75,13 +74,17 @@ class TlsPeer(Peer):
     def read_blocking(self, size: int) -> bytes:
         """Read up to `size` bytes, or the peer's close_notify, or the end without it."""
         data = bytearray()
-        with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            while len(data) < size:
-                piece = self._drive(self.engine.read, min(CHUNK, size - len(data)))
-                if not piece:
-                    break
-                data += piece
+        while len(data) < size and (piece := self.read_some(min(CHUNK, size - len(data)))):
+            data += piece
         return bytes(data)
+
+    def read_some(self, size: int) -> bytes:
+        """Read what there is, at least a byte unless it is the end."""
+        try:
+            piece: bytes = self._drive(self.engine.read, size)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+        return piece
 
     def close_notify(self) -> None:
         """Tell the end of the stream as TLS has it; reading goes on."""
@@ -120,6 +123,16 @@ class TlsPeer(Peer):
                 self._incoming.write(piece)
             else:
                 self._incoming.write_eof()
+
+
+class Tunnel:
+    """The connection inside that of a peer, as the socket of another one."""
+
+    def __init__(self, outside: TlsPeer) -> None:
+        self.sendall = outside.send
+        self.recv = outside.read_some
+        self.settimeout = outside.sock.settimeout
+        self.close = outside.close
 
 
 class Tls:
