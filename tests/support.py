@@ -290,6 +290,7 @@ class Network:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._stack = contextlib.ExitStack()
+        self._transports: list[Any] = []
 
     async def connect(
         self,
@@ -366,7 +367,11 @@ class Network:
 
     def keep(self, transport: Any) -> None:
         """Abort `transport` after the test."""
-        self._stack.callback(abort, transport)
+        self._transports.append(transport)
+
+    def forget(self, transport: Any) -> None:
+        """Hold `transport` no longer."""
+        self._transports.remove(transport)
 
     def peer(self, sock: socket.socket) -> Peer:
         """Return a peer over `sock`, closed after the test."""
@@ -374,6 +379,8 @@ class Network:
 
     async def close(self) -> None:
         """Abort every connection, close every server and socket."""
+        while self._transports:
+            abort(self._transports.pop())
         self._stack.close()
         await hops(3)  # connection_lost, then the server's bookkeeping
 
