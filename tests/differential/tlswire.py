@@ -88,13 +88,16 @@ class Far:
         while not self.listen():
             await asyncio.sleep(0)
 
+    async def next_flight(self) -> bytes:
+        """Return what the handshake sends next, while the loop turns; at its end, nothing."""
+        while not (flight := self.flight()) and not self.shaken:
+            await self.hear()
+        return flight
+
     async def handshake(self) -> None:
         """Do the whole handshake while the loop turns."""
-        while True:
-            self.send(self.flight())
-            if self.shaken:
-                return
-            await self.hear()
+        while not self.shaken:
+            self.send(await self.next_flight())
 
     async def read(self, size: int) -> bytes:
         """Read `size` bytes of plain text while the loop turns."""

@@ -82,12 +82,10 @@ async def data_with_the_last_flight(trace: Trace) -> None:
         task = begin(trace, role, protocol, near, ours)
         task.add_done_callback(lambda _: trace("the task is done"))
         far = Far(sock, near, theirs)
-        while True:
-            flight = far.flight()
+        while flight := await far.next_flight():
             if far.shaken:
                 break
             far.send(flight)
-            await far.hear()
         far.send(flight + far.records(b"data", b" and more"))
         await trace.wait("made", task)
         await protocol.received(13)
@@ -660,11 +658,8 @@ async def servers(trace: Trace) -> None:
 
 async def _handshake(far: Far) -> None:
     """As `Far.handshake`, where the loop's end is not at hand."""
-    while True:
-        far.sock.sendall(far.flight())
-        if far.shaken:
-            return
-        await far.hear()
+    while not far.shaken:
+        far.sock.sendall(await far.next_flight())
 
 
 @case
