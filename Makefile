@@ -19,6 +19,11 @@ PY := $(CURDIR)/$(VENV)/bin/python
 LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
+# What `make test-all` tests, as far as the interpreters are there.
+VERSIONS ?= 3.10 3.11 3.12 3.13 3.14 3.15
+FREE_THREADED := 3.14 3.15
+# What the runs leave for `make compatibility`.
+RESULTS := results/$(VERSION)
 LOCKED := $(if $(CI),--locked)
 SERVERS := redis-server postgresql dbus
 SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
@@ -62,7 +67,7 @@ test-rust: ## The tests of the crate and of the load generator
 test-py: pytest conformance ## All Python tests
 
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest $(if $(PYTEST),$(PYTEST),--junitxml=$(RESULTS)/pytest.xml)
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
 	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \
@@ -76,10 +81,30 @@ servers: ## Install the servers that some tests talk to, and are skipped without
 
 conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
 	@if $(PY) -c 'import test.test_asyncio' 2>/dev/null; then \
-		echo "$(PY) -m tests.conformance"; $(PY) -m tests.conformance; \
+		set -x; $(PY) -m tests.conformance --json $(RESULTS)/conformance.json; \
 	else \
 		echo "NOT RUN: $(PYTHON) has no test package (Debian: apt install libpython3-testsuite)"; \
 	fi
+
+test-all: lint test-rust ## The Python tests with every Python of VERSIONS; a missing one is named and counted
+	python3 scripts/every_python.py test-py $(VERSIONS)
+
+pythons: ## Bring Python 3.14 and 3.15 into .pythons, beside the system's (Debian, as root)
+	scripts/newer_pythons.sh .pythons 3.14 3.15
+
+compatibility: $(VENV)/.pip ## The table of all results so far, into docs/compatibility.md
+	$(PY) scripts/compatibility.py results --update docs/compatibility.md
+
+check-free-threaded: $(addprefix free-threaded-,$(FREE_THREADED)) ## Compile and link for Pythons without a global lock; needs none of them
+
+free-threaded-%:
+	@mkdir -p target/free-threaded
+	printf '%s\n' implementation=CPython version=$* shared=true lib_name=python$*t pointer_width=64 \
+		build_flags=Py_GIL_DISABLED > target/free-threaded/$*t.txt
+	PYO3_CONFIG_FILE=$(CURDIR)/target/free-threaded/$*t.txt PYO3_BUILD_EXTENSION_MODULE=1 \
+		cargo clippy $(LOCKED) --package oxloop-python --target-dir target/free-threaded -- -D warnings
+	PYO3_CONFIG_FILE=$(CURDIR)/target/free-threaded/$*t.txt PYO3_BUILD_EXTENSION_MODULE=1 \
+		cargo build $(LOCKED) --package oxloop-python --target-dir target/free-threaded
 
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
@@ -104,7 +129,7 @@ fmt: $(VENV)/.dev ## Format everything
 	$(PY) -m ruff format
 
 clean: ## Remove all that was built, virtual environments too
-	rm -rf .venv target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .pythons results dist target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## This list
@@ -113,6 +138,7 @@ help: ## This list
 		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
+	test-all pythons compatibility check-free-threaded \
 	bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from . import report
 from .modules import SUITE, choose
@@ -43,6 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--module-timeout", type=float, default=300, help="seconds for one module (300)"
     )
+    parser.add_argument("--json", type=Path, help="write the counts into this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="name every skipped test")
     arguments = parser.parse_args()
     if arguments.baseline:
@@ -82,7 +84,10 @@ def main() -> int:
             results.append(result)
     whole = not arguments.modules and not arguments.required and not arguments.only
     print(f"{time.monotonic() - started:.0f} s")
-    return report.print_total(results, check_entries=whole and arguments.strict)
+    failed = report.failures(results, check_entries=whole and arguments.strict)
+    if arguments.json:
+        report.write_json(arguments.json, results, failed, arguments.factory)
+    return report.print_total(results, failed)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections import Counter
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from . import skips
 from .processes import ModuleResult, TestResult
 
-__all__ = ["print_module", "print_total"]
+__all__ = ["failures", "print_module", "print_total", "write_json"]
 
 
 def print_module(result: ModuleResult, verbose: bool) -> None:
@@ -34,25 +37,45 @@ def print_module(result: ModuleResult, verbose: bool) -> None:
         _print_failure(test)
 
 
-def print_total(results: list[ModuleResult], check_entries: bool) -> int:
-    """The failures once more by name, then the totals; the exit status.
+def failures(results: list[ModuleResult], check_entries: bool) -> list[str]:
+    """The names of the tests that failed.
 
     Args:
         results: of all modules.
-        check_entries: fail on entries of the skip list that match none of the tests.
+        check_entries: take in the entries of the skip list that match none of the tests.
     """
     failed = [test.name for result in results for test in result.named("failed")]
-    if check_entries:
-        failed += _stale_entries(results)
+    return failed + _stale_entries(results) if check_entries else failed
+
+
+def print_total(results: list[ModuleResult], failed: list[str]) -> int:
+    """The failures once more by name, then the totals; the exit status."""
     if failed:
         print("\nfailed:")
         for name in failed:
             print(f"    {name}")
-    passed, skipped = (
-        sum(len(result.named(outcome)) for result in results) for outcome in ("passed", "skipped")
-    )
+    passed, skipped = (_count(results, outcome) for outcome in ("passed", "skipped"))
     print(f"{passed} passed, {len(failed)} failed, {skipped} skipped")
     return 1 if failed or not passed else 0
+
+
+def write_json(path: Path, results: list[ModuleResult], failed: list[str], factory: str) -> None:
+    """Write the counts as `scripts/compatibility.py` reads them."""
+    skipped = [test.detail for result in results for test in result.named("skipped")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counts = {
+        "net": "CPython's own tests",
+        "python": platform.python_version(),
+        "loop": factory,
+        "passed": _count(results, "passed"),
+        "failed": failed,
+        "skipped": Counter(skipped),
+    }
+    path.write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
+
+
+def _count(results: list[ModuleResult], outcome: str) -> int:
+    return sum(len(result.named(outcome)) for result in results)
 
 
 def _stale_entries(results: list[ModuleResult]) -> list[str]:

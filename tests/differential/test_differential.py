@@ -6,6 +6,7 @@ The loop under test is OXLOOP_TEST_LOOP (`module:factory`), oxloop by default.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,8 +20,11 @@ CROOKED = f"{__package__}.crooked"
 
 
 @pytest.mark.parametrize("script", all_scripts())
-def test_script(script: str) -> None:
+def test_script(script: str, record_property: Callable[[str, object], None]) -> None:
     result = compare(script, LOOP, rules_for(LOOP))
+    record_property("cases", result.cases)
+    record_property("events", result.events)
+    record_property("explained", len(result.explained))
     assert not result.hunks, "\n\n".join(["", *result.hunks])
     assert not result.stale, f"explains nothing any more: {result.stale}"
 
