@@ -21,6 +21,9 @@ LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
 # What `make test-all` tests, as far as the interpreters are there.
 VERSIONS ?= 3.10 3.11 3.12 3.13 3.14 3.15
+# What has to be in the crate's package, besides its sources.
+PACKAGED := LICENSE-APACHE LICENSE-MIT README.md docs/guide.md \
+	$(patsubst crates/oxloop/%,%,$(wildcard crates/oxloop/examples/*.rs))
 FREE_THREADED := 3.14 3.15
 # What the runs leave for `make compatibility`.
 RESULTS := results/$(VERSION)
@@ -106,6 +109,16 @@ free-threaded-%:
 	PYO3_CONFIG_FILE=$(CURDIR)/target/free-threaded/$*t.txt PYO3_BUILD_EXTENSION_MODULE=1 \
 		cargo build $(LOCKED) --package oxloop-python --target-dir target/free-threaded
 
+wheels: $(VENV)/.wheels ## The sdist and wheels for every Python of VERSIONS into dist/, each tried
+	$(PY) scripts/wheels.py $(VERSIONS)
+
+package: ## The crate as it would be published, built from its own archive
+	cargo package $(LOCKED) --package oxloop --allow-dirty
+	@tar --list --gzip --file target/package/oxloop-*.crate > target/package/contents
+	@for file in $(PACKAGED); do \
+		grep -q "/$$file\$$" target/package/contents || { echo "not in the package: $$file"; exit 1; }; \
+	done
+
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
@@ -138,7 +151,7 @@ help: ## This list
 		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
-	test-all pythons compatibility check-free-threaded \
+	test-all pythons compatibility check-free-threaded wheels package \
 	bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
@@ -155,7 +168,7 @@ $(VENV)/.pip:
 	@touch $@
 
 # One stamp for each group of tools in pyproject.toml.
-$(VENV)/.dev $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: pyproject.toml | $(VENV)/.pip
+$(VENV)/.dev $(VENV)/.bench $(VENV)/.build $(VENV)/.wheels: $(VENV)/.%: pyproject.toml | $(VENV)/.pip
 	$(PY) -m pip install --quiet --group $*
 	@touch $@
 

@@ -3,6 +3,8 @@
 - Unsafe code is in `sys/` and `ffi/` alone.
 - A module that says `(pure)` in its first line uses no system call, socket, thread or clock, and
   the modules of which this is promised do say so.
+- Every class of the binding is frozen, and may be used from any thread (PyO3 asks Sync of it then).
+- A SAFETY note leans on the global interpreter lock only where builds without one are told apart.
 - No source file is longer than LINES.
 """
 
@@ -31,6 +33,9 @@ IMPURE = re.compile(
     r"\bsys::|\bstd::(env|fs|net|os|process|thread)\b|\b(Instant|SystemTime)\b"
     r"|\b(libc|rustix|socket2|signal_hook|pyo3)::|\bio::.*\b(Read|Write)\b"
 )
+PYCLASS = re.compile(r"^#\[pyclass(?:\((.*?)\))?\]$", re.DOTALL | re.MULTILINE)
+SAFETY = re.compile(r"// SAFETY:.*(?:\n *//.*)*")
+LOCK = re.compile(r"(?<!without a )\b(GIL|(global|interpreter|global interpreter) lock)\b")
 
 
 def code_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -58,6 +63,25 @@ def check_pure(path: Path) -> Iterator[str]:
         yield f"{path}:1: has to be pure, and to say so: //! ... (pure)"
 
 
+def check_free_threaded(path: Path) -> Iterator[str]:
+    """What would not hold without a global interpreter lock."""
+    source = path.read_text()
+    for found in PYCLASS.finditer(source):
+        options = {option.strip() for option in (found[1] or "").split(",")}
+        if "frozen" not in options or "unsendable" in options:
+            yield f"{path}:{line_of(source, found)}: a class that is not frozen, or bound to a thread"
+    if "Py_GIL_DISABLED" not in source:
+        for found in SAFETY.finditer(source):
+            words = " ".join(line.strip(" /") for line in found[0].splitlines())
+            if LOCK.search(words):
+                yield f"{path}:{line_of(source, found)}: safe only with a global lock: {words}"
+
+
+def line_of(source: str, found: re.Match[str]) -> int:
+    """The number of the line where a match begins."""
+    return source.count("\n", 0, found.start()) + 1
+
+
 def check_length(path: Path) -> Iterator[str]:
     """A file that is too long."""
     count = len(path.read_text().splitlines())
@@ -77,7 +101,7 @@ def main() -> int:
     missing = PURE - {path.name for path in rust if "oxloop" in path.parts}
     problems = [f"no such module any more: {name}" for name in sorted(missing)]
     for path in rust:
-        problems += [*check_unsafe(path), *check_pure(path)]
+        problems += [*check_unsafe(path), *check_pure(path), *check_free_threaded(path)]
     for path in [*rust, *python]:
         problems += check_length(path)
     for problem in problems:

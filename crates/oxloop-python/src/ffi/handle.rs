@@ -16,8 +16,10 @@ use super::handle_types::{
 use super::template::{self, Captured, Lent};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::PyTuple;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A counted reference to a Handle or TimerHandle of ours. Leaner than `Py`, which asks on each
 /// drop whether its thread is attached.
@@ -181,7 +183,7 @@ impl RawHandle {
         // SAFETY: the engine asks in methods that were entered attached; the slot is read only.
         unsafe {
             let Some(types) = TYPES.get(Python::assume_attached()) else { return false };
-            *slot(self.0.as_ptr(), types.layout.cancelled) == ffi::Py_True()
+            is_true(self.0.as_ptr(), types.layout.cancelled)
         }
     }
 
@@ -210,7 +212,7 @@ impl RawHandle {
         // SAFETY: attached; a handle of ours. Where ours is the only reference and there is no
         // weak one, nobody sees the slots while they are empty.
         unsafe {
-            if *slot(object, layout.cancelled) == ffi::Py_True() {
+            if is_true(object, layout.cancelled) {
                 return Ok(None);
             }
             if ffi::Py_REFCNT(object) != 1 || !(*slot(object, layout.weak)).is_null() {
@@ -238,8 +240,9 @@ impl RawHandle {
     fn shared_call<'py>(&self, py: Python<'py>, layout: &Layout) -> PyResult<Option<Call<'py>>> {
         self.track();
         let object = self.0.as_ptr();
-        // SAFETY: attached; the slots hold references or NULL.
-        unsafe {
+        // SAFETY: attached; the slots hold references or NULL, and who replaces one does it in
+        // the object's critical section.
+        with_critical_section(&self.object(py), || unsafe {
             own_context(object, layout)?;
             let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
             let (callback, args) = (get(layout.callback), get(layout.args));
@@ -251,7 +254,7 @@ impl RawHandle {
                 context: RunIn::Own(context),
                 shared: true,
             }))
-        }
+        })
     }
 
     /// Puts a call back into the handle that it was moved out of.
@@ -276,12 +279,16 @@ impl RawHandle {
     /// Replaces a slot's reference.
     ///
     /// # Safety
-    /// Attached; `at` is an offset of the object's type; `value` is an owned reference.
+    /// Attached; `at` is an offset of the object's type, of a slot that only the loop's thread
+    /// writes to; `value` is an owned reference.
     #[inline]
     unsafe fn set(&self, at: isize, value: *mut ffi::PyObject) {
         // SAFETY: as the caller says. The slot is written before the old reference is dropped.
+        // Another thread that cancels the handle may read it meanwhile.
         unsafe {
-            let old = std::ptr::replace(slot(self.0.as_ptr(), at), value);
+            let slot = AtomicPtr::from_ptr(slot(self.0.as_ptr(), at));
+            let old = slot.load(Ordering::Relaxed);
+            slot.store(value, Ordering::Relaxed);
             ffi::Py_XDECREF(old);
         }
     }
@@ -349,43 +356,55 @@ pub(crate) enum Cancelled {
 pub(crate) fn mark_cancelled(handle: &Bound<'_, PyAny>) -> PyResult<Cancelled> {
     let types = types(handle.py())?;
     let object = handle.as_ptr();
-    // SAFETY: attached; the object is one of ours: only `cancel` of our types comes here. True
-    // and False are never freed.
-    unsafe {
-        if *slot(object, types.layout.cancelled) == ffi::Py_True() {
+    // SAFETY: attached; the object is one of ours: only `cancel` of our types comes here. One
+    // thread at a time is in the object's critical section. True and False are never freed.
+    with_critical_section(handle, || unsafe {
+        if is_true(object, types.layout.cancelled) {
             return Ok(Cancelled::Before);
         }
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
-        let old =
-            std::ptr::replace(slot(object, types.layout.cancelled), ffi::Py_NewRef(ffi::Py_True()));
+        let cancelled = AtomicPtr::from_ptr(slot(object, types.layout.cancelled));
+        let old = cancelled.load(Ordering::Relaxed);
+        cancelled.store(ffi::Py_NewRef(ffi::Py_True()), Ordering::Relaxed);
         ffi::Py_XDECREF(old);
-        if is_timer(types, object) && *slot(object, types.layout.scheduled) == ffi::Py_True() {
+        if is_timer(types, object) && is_true(object, types.layout.scheduled) {
             return Ok(Cancelled::Scheduled);
         }
-    }
-    Ok(Cancelled::Now)
+        Ok(Cancelled::Now)
+    })
+}
+
+/// Whether a slot holds `True`. The loop asks while another thread may cancel.
+///
+/// # Safety
+/// Attached; `at` is the offset of a slot in `object`.
+#[inline]
+unsafe fn is_true(object: *mut ffi::PyObject, at: isize) -> bool {
+    // SAFETY: as the caller says; an aligned pointer, which is compared and not followed.
+    unsafe { AtomicPtr::from_ptr(slot(object, at)).load(Ordering::Relaxed) == ffi::Py_True() }
 }
 
 /// The loop of a handle.
 pub(crate) fn event_loop<'py>(handle: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = handle.py();
     let types = types(py)?;
-    // SAFETY: attached, an instance of ours; the slot is a reference or NULL.
-    unsafe {
+    // SAFETY: attached, an instance of ours; the slot is a reference or NULL, and is not replaced
+    // meanwhile.
+    with_critical_section(handle, || unsafe {
         let object = *slot(handle.as_ptr(), types.layout.event_loop);
         Ok(Bound::from_borrowed_ptr_or_opt(py, object))
-    }
+    })
 }
 
 /// Lets go of a cancelled handle's callback and arguments; keeps `repr` where there is one.
 pub(crate) fn drop_call(handle: &Bound<'_, PyAny>, repr: Option<Bound<'_, PyAny>>) -> PyResult<()> {
     let layout = &types(handle.py())?.layout;
     let object = handle.as_ptr();
-    // SAFETY: attached, an instance of ours. All slots are written before any old reference is
-    // dropped, as that may run any code.
-    unsafe {
+    // SAFETY: attached, an instance of ours, in its critical section. All slots are written before
+    // any old reference is dropped, as that may run any code.
+    with_critical_section(handle, || unsafe {
         let none = || ffi::Py_NewRef(ffi::Py_None());
         let callback = std::ptr::replace(slot(object, layout.callback), none());
         let args = std::ptr::replace(slot(object, layout.args), none());
@@ -394,6 +413,6 @@ pub(crate) fn drop_call(handle: &Bound<'_, PyAny>, repr: Option<Bound<'_, PyAny>
         }
         ffi::Py_XDECREF(callback);
         ffi::Py_XDECREF(args);
-    }
+    });
     Ok(())
 }

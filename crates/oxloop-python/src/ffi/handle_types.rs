@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeEr
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyTuple, PyType};
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -245,10 +246,13 @@ pub(super) unsafe fn own_context(object: *mut ffi::PyObject, layout: &Layout) ->
 
 /// `Handle._context`.
 unsafe extern "C" fn context(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    // SAFETY: the descriptor calls attached, with an instance of our types.
+    // SAFETY: the descriptor calls attached, with an instance of our types. Its slots are replaced
+    // in its critical section alone.
     unsafe {
         let py = Python::assume_attached();
-        let found = types(py).and_then(|types| {
+        let handle = Bound::from_borrowed_ptr(py, object);
+        let found = with_critical_section(&handle, || {
+            let types = types(py)?;
             own_context(object, &types.layout)?;
             let value = *slot(object, types.layout.context);
             let value = Bound::from_borrowed_ptr_or_opt(py, value);
@@ -272,11 +276,15 @@ unsafe extern "C" fn set_context(
 ) -> c_int {
     // SAFETY: as above; both slots are written before an old reference is dropped.
     unsafe {
-        let Some(types) = TYPES.get(Python::assume_attached()) else { return 0 };
+        let py = Python::assume_attached();
+        let Some(types) = TYPES.get(py) else { return 0 };
         let layout = &types.layout;
-        let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
         ffi::Py_XINCREF(value);
-        let old = std::ptr::replace(slot(object, layout.context), value);
+        let handle = Bound::<PyAny>::from_borrowed_ptr(py, object);
+        let (shared, old) = with_critical_section(&handle, || {
+            let shared = std::ptr::replace(template_of(object), std::ptr::null_mut());
+            (shared, std::ptr::replace(slot(object, layout.context), value))
+        });
         ffi::Py_XDECREF(old);
         if !shared.is_null() {
             template::release(shared);

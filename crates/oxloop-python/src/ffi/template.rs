@@ -56,9 +56,10 @@ struct Cache {
 
 struct Global(UnsafeCell<Cache>);
 
-// SAFETY: filled only in builds with a global interpreter lock (`prepare`), touched only while
-// attached, and never while Python code runs: each function below copies what it needs and has
-// left the cache in order before it drops a reference. So by one thread at a time.
+// SAFETY: touched only in builds with a global interpreter lock (without one `prepare` and
+// `capture` return first, and there are no templates), only while attached, and never while Python
+// code runs: each function below copies what it needs and has left the cache in order before it
+// drops a reference. So by one thread at a time.
 unsafe impl Sync for Global {}
 
 static CACHE: Global = Global(UnsafeCell::new(Cache {
@@ -139,6 +140,9 @@ fn find_places(py: Python<'_>) -> PyResult<Option<Places>> {
 /// What `contextvars.copy_context()` would give.
 #[inline]
 pub(crate) fn capture(py: Python<'_>) -> PyResult<Captured> {
+    if cfg!(Py_GIL_DISABLED) {
+        return Ok(Captured::Own(context::copy_current(py)?));
+    }
     // SAFETY: attached; the words were found by `prepare`; the current context is alive for as
     // long as the thread is in it, and nothing below runs Python code but dropping, at the end.
     unsafe {
