@@ -57,10 +57,11 @@ lint-rust: $(VENV)/.pip ## rustfmt, clippy, rustdoc, and where unsafe and I/O ma
 	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps --package oxloop
 	$(PY) scripts/check_sources.py
 
-lint-py: $(VENV)/.oxloop $(VENV)/.dev ## ruff, mypy, stubtest
+lint-py: $(VENV)/.oxloop $(VENV)/.dev ## ruff, mypy, pyright, stubtest
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PY) -m pyright --pythonpath $(PY)
 	$(PY) -m mypy.stubtest oxloop --allowlist scripts/stubtest-allowlist.txt
 
 test-rust: ## The tests of the crate and of the load generator

@@ -69,7 +69,7 @@ def check_free_threaded(path: Path) -> Iterator[str]:
     for found in PYCLASS.finditer(source):
         options = {option.strip() for option in (found[1] or "").split(",")}
         if "frozen" not in options or "unsendable" in options:
-            yield f"{path}:{line_of(source, found)}: a class that is not frozen, or bound to a thread"
+            yield f"{path}:{line_of(source, found)}: a class not frozen, or of one thread"
     if "Py_GIL_DISABLED" not in source:
         for found in SAFETY.finditer(source):
             words = " ".join(line.strip(" /") for line in found[0].splitlines())

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     class LoopBase(BaseLoop, asyncio.AbstractEventLoop):
         """The native loop as an `asyncio.AbstractEventLoop`."""
 
+        def close(self) -> None:
+            """What a section's own `close` goes on with."""
+
 else:
 
     class LoopBase:

@@ -20,7 +20,7 @@ __all__ = ("EventLoop", "Loop")
 
 if TYPE_CHECKING:
 
-    class _Sections(
+    class _Sections(  # pyright: ignore[reportIncompatibleMethodOverride]
         UnixMixin,
         DatagramMixin,
         SubprocessMixin,

@@ -27,7 +27,10 @@ _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 class SocketMixin(WatcherMixin, DnsMixin):
     """The `sock_*` coroutines, for non-blocking sockets that no transport owns."""
 
-    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+    # Named as asyncio's own loops name it; AbstractEventLoop has `nbytes`.
+    async def sock_recv(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sock: socket.socket, n: int
+    ) -> bytes:
         """Receives up to `n` bytes; b"" at the end of the stream."""
         if self._debug or type(sock) is not _Socket:
             self._check_socket(sock)

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from ._base import LoopBase
 
-try:
-    import ssl
-except ImportError:  # a Python that was built without OpenSSL
-    ssl = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Mapping
 
     from ._oxloop import SSLProtocol, TLSTransport
+else:
+    try:
+        import ssl
+    except ImportError:  # a Python that was built without OpenSSL
+        ssl = None
 
 # asyncio has a constant of that name from 3.11 on, seconds.
 _SHUTDOWN_TIMEOUT: float = getattr(constants, "SSL_SHUTDOWN_TIMEOUT", 30.0)
