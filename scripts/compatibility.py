@@ -1,0 +1,256 @@
+"""Tables of what passes on each Python, from the runs: `compatibility.py FOLDER [--update FILE]`.
+
+FOLDER has a folder for each Python (3.14), and in it what the make targets leave: `pytest.xml`
+(JUnit), and JSON files of one net or suite each:
+
+    {"net": "CPython's own tests", "python": "3.14.8", "passed": 2088, "failed": ["name"],
+     "skipped": {"reason": 47}}
+
+A JSON file of an upstream suite has also `"suite": "aiohttp 3.14.5"` and `"loop": "asyncio:..."`:
+it becomes a row of the second table. What has not been run on a Python is said, never left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+"""Those that have a column in any case."""
+
+BEHAVIOUR = "Behaviour tests"
+NETS = {
+    "tests.conformance": "The runner of CPython's tests",
+    "tests.differential": "Differential traces",
+    "tests.frameworks": "Real programs",
+    "tests.resources": "Memory and descriptors",
+}
+"""What the tests of a folder are; those of no folder are `BEHAVIOUR`."""
+
+CONFORMANCE = "CPython's own tests"
+ORDER = (CONFORMANCE, "Differential traces", BEHAVIOUR, "Real programs")
+"""The first rows; others follow by name."""
+
+
+@dataclass
+class Tally:
+    """What came out of a set of tests; `numbers` counts what else a net knows."""
+
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return f"{self.passed} / {self.skipped.total()} / {len(self.failed)}"
+
+
+@dataclass
+class Run:
+    """All that has been run with one Python.
+
+    Attributes:
+        version: with its patch number, as far as a result names it.
+        nets: by name, on oxloop or on no loop.
+        suites: of real programs, by name and loop.
+    """
+
+    version: str
+    nets: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    suites: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+
+
+def load(folder: Path) -> Run:
+    """Read the results of one Python."""
+    run = Run(folder.name)
+    for path in sorted(folder.glob("*.json")):
+        add_counts(run, json.loads(path.read_text("utf-8")))
+    for path in sorted(folder.glob("*.xml")):
+        for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+            add_junit(run, suite)
+    return run
+
+
+def add_counts(run: Run, counts: Mapping[str, object]) -> None:
+    """Add a JSON file's counts."""
+    text = {key: value for key, value in counts.items() if isinstance(value, str)}
+    run.version = text.get("python", run.version)
+    loop = module_of(text.get("loop", "oxloop"))
+    if "suite" in text:
+        tally = run.suites[text["suite"], loop]
+    elif loop == "oxloop":
+        tally = run.nets[text["net"]]
+    else:
+        return  # another loop, beside ours: the net's own documents have it
+    passed, failed, skipped = (counts.get(key) for key in ("passed", "failed", "skipped"))
+    if not isinstance(passed, int) or not isinstance(failed, list):
+        raise ValueError(f"not as described above: {counts}")
+    tally.passed += passed
+    tally.failed += map(str, failed)
+    tally.skipped.update(skipped if isinstance(skipped, dict) else {})
+
+
+def add_junit(run: Run, suite: ElementTree.Element) -> None:
+    """Add the tests of a JUnit file."""
+    for found in suite.iterfind("properties/property[@name='python']"):
+        run.version = found.get("value", run.version)
+    for case in suite.iter("testcase"):
+        module = case.get("classname", "")
+        package = next((name for name in NETS if module.startswith(f"{name}.")), "")
+        loop = loop_of(case.get("name", ""))
+        if package == "tests.frameworks":
+            name = re.sub(r".*\.test_(\w+).*", r"\1", module).replace("_", " ")
+            add_case(run.suites[name, loop or "oxloop"], case)
+        if loop in ("", "oxloop"):
+            add_case(run.nets[NETS.get(package, BEHAVIOUR)], case)
+
+
+def add_case(tally: Tally, case: ElementTree.Element) -> None:
+    """Add one test."""
+    problem = case.find("failure")
+    if problem is None:
+        problem = case.find("error")
+    skipped = case.find("skipped")
+    if problem is not None:
+        tally.failed.append(f"{case.get('classname')}::{case.get('name')}")
+    elif skipped is not None:
+        tally.skipped[skipped.get("message") or "no reason given"] += 1
+    else:
+        tally.passed += 1
+    for found in case.iterfind("properties/property"):
+        tally.numbers[found.get("name", "")] += int(found.get("value", 0))
+
+
+def loop_of(name: str) -> str:
+    """The loop that the parameters of a test name; oxloop where they name both, "" for none."""
+    _, _, parameters = name.partition("[")
+    words = {word.removeprefix("on_") for word in re.split(r"[-\[\]]", parameters)}
+    return next((loop for loop in ("oxloop", "asyncio") if loop in words), "")
+
+
+def module_of(spec: str) -> str:
+    """The module part of `module:factory`."""
+    return spec.partition(":")[0]
+
+
+def table(rows: Iterable[tuple[str, Iterable[str]]], runs: Mapping[str, Run]) -> Iterator[str]:
+    """A Markdown table with a column for each Python."""
+    names = [run.version for run in runs.values()]
+    yield f"| | {' | '.join(names)} |"
+    yield f"| --- |{' --- |' * len(names)}"
+    for name, cells in rows:
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+
+
+def text(runs: Mapping[str, Run]) -> str:
+    """All tables."""
+    return "\n".join([*nets(runs), *suites(runs), *skips(runs), *failures(runs)])
+
+
+def nets(runs: Mapping[str, Run]) -> Iterator[str]:
+    """Python by net, and the numbers of the differential traces."""
+    found = {net for run in runs.values() for net in run.nets}
+    known = [net for net in ORDER if net in found or net == CONFORMANCE]
+    yield "## Every Python\n\nPassed / skipped / failed, on oxloop.\n"
+    rows = [
+        (net, [str(run.nets[net]) if net in run.nets else "not run" for run in runs.values()])
+        for net in [*known, *sorted(found.difference(ORDER))]
+    ]
+    for number in ("cases", "events", "explained"):
+        counts = [run.nets["Differential traces"].numbers[number] for run in runs.values()]
+        if any(counts):
+            name = {"cases": "scripts compared", "events": "events in them"}.get(number)
+            rows.append(
+                (f"Traces: {name or 'differences explained'}", [str(n or "-") for n in counts])
+            )
+    yield from table(rows, runs)
+
+
+def suites(runs: Mapping[str, Run]) -> Iterator[str]:
+    """Each suite of real programs, asyncio beside oxloop."""
+    names = sorted({name for run in runs.values() for name, _ in run.suites})
+    if not names:
+        return
+    yield "## Real programs, suite by suite\n\nPassed / skipped / failed.\n"
+    rows = [
+        (
+            f"{name}, on {loop}",
+            [
+                str(run.suites[name, loop]) if (name, loop) in run.suites else "-"
+                for run in runs.values()
+            ],
+        )
+        for name in names
+        for loop in ("asyncio", "oxloop")
+        if any((name, loop) in run.suites for run in runs.values())
+    ]
+    yield from table(rows, runs)
+
+
+def skips(runs: Mapping[str, Run]) -> Iterator[str]:
+    """The reasons of what is skipped, net by net."""
+    yield "## Skipped, and why\n"
+    for net in sorted({net for run in runs.values() for net in run.nets}):
+        counts = [run.nets[net].skipped if net in run.nets else None for run in runs.values()]
+        reasons = sorted({reason for count in counts if count for reason in count})
+        if reasons:
+            yield f"### {net}\n"
+            rows = (
+                (escape(reason), ["-" if count is None else str(count[reason]) for count in counts])
+                for reason in reasons
+            )
+            yield from table(rows, runs)
+
+
+def failures(runs: Mapping[str, Run]) -> Iterator[str]:
+    """The names of what failed."""
+    names = [
+        f"- {run.version}, {net}: `{name}`"
+        for run in runs.values()
+        for net, tally in run.nets.items()
+        for name in tally.failed
+    ]
+    if names:
+        yield "\n".join(["## Failed\n", *names, ""])
+
+
+def escape(reason: str) -> str:
+    """A reason on one line of a table."""
+    return " ".join(reason.replace("|", "\\|").split()).replace("<", "&lt;")
+
+
+def order(label: str) -> tuple[int, str]:
+    """Sorts 3.9 before 3.10 before 3.10t."""
+    minor = label.partition(".")[2]
+    return int(minor.rstrip("dt")), minor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="with a folder of results for each Python")
+    parser.add_argument("--update", type=Path, help="put the tables between the marks of this file")
+    options = parser.parse_args()
+    present = {path.name for path in options.folder.glob("3.*") if path.is_dir()}
+    labels = sorted(present.union(VERSIONS), key=order)
+    made = text({label: load(options.folder / label) for label in labels})
+    if not options.update:
+        print(made)
+        return
+    document = options.update.read_text("utf-8")
+    before, _, rest = document.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"{options.update}: no marks {BEGIN} {END}")
+    options.update.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
