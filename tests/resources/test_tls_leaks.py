@@ -213,14 +213,15 @@ loop.close()
 
 @pytest.mark.parametrize("name", WORK)
 def test_aborted_handshakes(loop_spec, name):
-    blocks, size = run(WORK[name], loop_spec, 250)
+    # A thousand in all of one kind, some hundreds of the others.
+    blocks, size = run(WORK[name], loop_spec, 250 if name == "reset_after_hello" else 100)
     assert blocks < 150
     assert size < 500_000
 
 
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_connections(loop_spec, name):
-    blocks, size = run(CONNECTIONS[name], loop_spec, 400)
+    blocks, size = run(CONNECTIONS[name], loop_spec, 200)
     assert blocks < 150
     assert size < 500_000
 
@@ -275,7 +276,7 @@ class TestCollected:
 
 
 def test_idle_connections(loop_spec):
-    """A hundred of them, aborted on both sides, leave neither objects nor descriptors."""
+    """Many at the same time, aborted on both sides, leave neither objects nor descriptors."""
     body = """
 async def main(count):
     pairs = [await connect() for _ in range(count)]
@@ -289,6 +290,6 @@ async def main(count):
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             await writer.wait_closed()
 """
-    blocks, size = run(body, loop_spec, 60)
+    blocks, size = run(body, loop_spec, 40)
     assert blocks < 150
     assert size < 1_000_000
