@@ -151,9 +151,9 @@ WORK = {
                     )
                 except ConnectionAbortedError:
                     pass
-            for _ in range(count // 50):
-                await asyncio.gather(*(one() for _ in range(50)))
-                for _ in range(50):
+            for _ in range(count // 20):
+                await asyncio.gather(*(one() for _ in range(20)))
+                for _ in range(20):
                     silent.accept()[0].close()
     """,
 }
@@ -214,14 +214,14 @@ loop.close()
 @pytest.mark.parametrize("name", WORK)
 def test_aborted_handshakes(loop_spec, name):
     # A thousand in all of one kind, some hundreds of the others.
-    blocks, size = run(WORK[name], loop_spec, 250 if name == "reset_after_hello" else 100)
+    blocks, size = run(WORK[name], loop_spec, 250 if name == "reset_after_hello" else 60)
     assert blocks < 150
     assert size < 500_000
 
 
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_connections(loop_spec, name):
-    blocks, size = run(CONNECTIONS[name], loop_spec, 200)
+    blocks, size = run(CONNECTIONS[name], loop_spec, 120)
     assert blocks < 150
     assert size < 500_000
 
