@@ -46,10 +46,7 @@ class Skip:
 SKIPS = (
     Skip(
         "reaches for asyncio's SSLProtocol behind the transport",
-        (
-            "test_ssl.TestSSL.test_flush_before_shutdown",
-            "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data",
-        ),
+        ("test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data",),
         since=(3, 11),
     ),
     Skip(
