@@ -304,6 +304,9 @@ class BaseLoop:
     ) -> WritePipeTransport:
         """Writes to a pipe object from now on; it stays the caller's if this fails."""
 
+    def _let_pipe_grow(self, fd: int) -> None:
+        """The pipe of this transport's descriptor holds 256 KiB from when it was full once."""
+
     def _make_datagram_transport(
         self,
         sock: socket.socket,

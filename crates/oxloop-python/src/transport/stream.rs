@@ -56,7 +56,7 @@ pub(super) struct Parts {
     /// object that was handed in, which closes it.
     pub(super) socket: Option<Py<PyAny>>,
     /// The socket's own name, kept when the descriptor is closed.
-    pub(super) sockname: Option<Py<PyAny>>,
+    pub(super) sockname: Option<Box<Address>>,
     /// Whom `loop.sendfile` waits for: the end of what was written before, then the socket.
     pub(super) waiter: Option<Py<PyAny>>,
 }
@@ -72,7 +72,6 @@ pub(super) fn traverse(
     visit.call(&parts.write_context)?;
     visit.call(&parts.server)?;
     visit.call(&parts.socket)?;
-    visit.call(&parts.sockname)?;
     visit.call(&parts.waiter)
 }
 
