@@ -128,7 +128,12 @@ pub use protocol::{Buffered, BufferedProtocol, DatagramProtocol, Protocol, Proto
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{DatagramTransport, Payload, Transport, flow_control};
-pub use unix::{UnixServerOptions, UnixTarget};
+pub use unix::{UnixConnectOptions, UnixServerOptions, UnixTarget};
+
+#[cfg(feature = "rustls")]
+pub use rustls;
+#[cfg(feature = "rustls")]
+pub use tls::{TlsClientOptions, TlsOptions, TlsServerOptions};
 
 /// The README's example is tested as well.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! Files, sent by the kernel (asyncio: *Transferring files*).
 
-use super::Transport;
+use super::{Transport, over_tls};
 use crate::engine::Side;
 use crate::error::{Misuse, Result};
 use crate::event_loop::face::Callback;
@@ -25,7 +25,7 @@ impl Transport {
     /// Source: *loop.sendfile* with `fallback=False`; sendfile(2).
     ///
     /// # Errors
-    /// [`Misuse::TransportClosing`], [`Misuse::SendfileUnsupported`] for a pipe,
+    /// [`Misuse::TransportClosing`], [`Misuse::SendfileUnsupported`] for a pipe and over TLS,
     /// [`Misuse::SendfileInProgress`]; [`Error::Io`](crate::Error::Io) of the connection
     /// (ECONNABORTED where this side closed it), or EINVAL for a file that the kernel cannot send:
     /// read it then, and [`write`](Self::write).
@@ -68,6 +68,7 @@ impl Transport {
         if engine.stream_info(self.0.token).is_none_or(|info| info.closing) {
             return Err(Misuse::TransportClosing.into());
         }
+        over_tls!(self, _tls => Err(Misuse::SendfileUnsupported.into()));
         if engine.is_pipe(self.0.token) {
             return Err(Misuse::SendfileUnsupported.into());
         }
