@@ -111,7 +111,8 @@ impl TlsEngine for Rustls {
         match self.connection.reader().read(room) {
             Ok(0) => Ok(Decrypted::CloseNotify),
             Ok(count) => {
-                self.unread -= count;
+                // Where the next record was wrong, rustls did not say how much there is.
+                self.unread = self.unread.saturating_sub(count);
                 Ok(Decrypted::Data(count))
             }
             Err(error) => {

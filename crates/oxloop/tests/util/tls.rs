@@ -1,5 +1,7 @@
 //! Certificates, configs, and blocking peers that speak TLS.
 
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use super::{HANG, Log, Recorder};
 use oxloop::rustls::client::{ClientConnection, Resumption};
 use oxloop::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,7 +11,7 @@ use oxloop::rustls::{
 };
 use oxloop::{ConnectOptions, EventLoop, ProtocolHandle, TlsClientOptions, Transport};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
@@ -43,7 +45,7 @@ pub struct Authority {
 pub static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
 impl Authority {
-    pub fn new() -> Authority {
+    fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -181,14 +183,20 @@ impl Client {
     }
 }
 
+/// What a client sends first.
+pub fn client_hello() -> Vec<u8> {
+    let name = "localhost".try_into().unwrap();
+    let mut session = ClientConnection::new(Arc::new(client_config()), name).unwrap();
+    let mut hello = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut hello).unwrap();
+    }
+    hello
+}
+
 /// Reads to the end of the stream: what came, and whether the end was a proper one.
 pub fn read_all(stream: &mut impl Read) -> (Vec<u8>, bool) {
     let mut data = Vec::new();
     let end = stream.read_to_end(&mut data);
     (data, end.is_ok())
-}
-
-/// Finishes the handshake.
-pub fn greet(stream: &mut impl Write) {
-    stream.flush().unwrap();
 }
