@@ -2,8 +2,8 @@
 
 use crate::engine::Side;
 use crate::error::{Error, Misuse, Result};
-use crate::event_loop::core::Core;
 use crate::event_loop::EventLoop;
+use crate::event_loop::core::Core;
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::racing;
 use crate::target::{Kind, Target, check_stream, resolve};
@@ -169,7 +169,9 @@ impl EventLoop {
         let over = options.over()?;
         let ConnectOptions { target, local_addr, happy_eyeballs_delay, interleave, .. } = options;
         let addresses = match target.0 {
-            Kind::Socket(socket) => return self.connected(factory, check_stream(socket)?, over).await,
+            Kind::Socket(socket) => {
+                return self.connected(factory, check_stream(socket)?, over).await;
+            }
             Kind::Hosts(hosts, port) => resolve(self, &hosts, port).await?,
             Kind::Addresses(addresses) => addresses,
         };

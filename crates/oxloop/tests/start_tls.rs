@@ -7,9 +7,11 @@
 mod tls;
 mod util;
 
+use oxloop::rustls::StreamOwned;
+use oxloop::rustls::client::ClientConnection;
 use oxloop::{
-    Error, EventLoop, Misuse, Promise, Protocol, ProtocolHandle, TlsClientOptions, TlsServerOptions,
-    Transport,
+    Error, EventLoop, Misuse, Promise, Protocol, ProtocolHandle, TlsClientOptions,
+    TlsServerOptions, Transport,
 };
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -63,8 +65,7 @@ async fn upgrade(event_loop: &EventLoop, near: &mut End, far: &mut End) {
         async move { event_loop.start_tls(&transport, &protocol, server()).await }
     };
     let upgrading = event_loop.create_task(upgrading);
-    near.transport =
-        event_loop.start_tls(&near.transport, &near.protocol, client()).await.unwrap();
+    near.transport = event_loop.start_tls(&near.transport, &near.protocol, client()).await.unwrap();
     far.transport = upgrading.await.unwrap().unwrap();
 }
 
@@ -185,8 +186,7 @@ fn bytes_that_were_read_already() {
             let peer = thread::spawn(move || {
                 let name = "localhost".try_into().unwrap();
                 let config = std::sync::Arc::new(client_config());
-                let mut session =
-                    oxloop::rustls::client::ClientConnection::new(config, name).unwrap();
+                let mut session = ClientConnection::new(config, name).unwrap();
                 let mut hello = b"STARTTLS\n".to_vec();
                 session.write_tls(&mut hello).unwrap();
                 let (first, rest) = hello.split_at((9 + cut.min(1000)).min(hello.len()));
@@ -196,7 +196,7 @@ fn bytes_that_were_read_already() {
                 let mut answer = [0; 6];
                 peer.read_exact(&mut answer).unwrap();
                 assert_eq!(&answer, b"go on\n");
-                let mut stream = oxloop::rustls::StreamOwned::new(session, peer);
+                let mut stream = StreamOwned::new(session, peer);
                 stream.write_all(b"hello").unwrap();
                 let mut echo = [0; 5];
                 stream.read_exact(&mut echo).unwrap();
@@ -241,13 +241,15 @@ fn what_is_written_before_stays_plain() {
     });
 }
 
+type Peer = fn(UnixStream);
+
 /// The caller and the protocol both hear of it, the protocol once.
 #[test]
 fn upgrades_that_fail() {
     let event_loop = new_loop();
     let reported = errors(&event_loop);
     run(&event_loop, async {
-        let kinds: [(&str, fn(UnixStream)); 4] = [
+        let kinds: [(&str, Peer); 4] = [
             ("end", |mut peer| {
                 let _ = peer.read(&mut [0]);
                 peer.shutdown(std::net::Shutdown::Write).unwrap();
@@ -274,8 +276,7 @@ fn upgrades_that_fail() {
                 "silence" => 50,
                 _ => 30_000,
             }));
-            let error =
-                event_loop.start_tls(&end.transport, &end.protocol, tls).await.unwrap_err();
+            let error = event_loop.start_tls(&end.transport, &end.protocol, tls).await.unwrap_err();
             until(&event_loop, || end.log.has("lost")).await;
             assert_eq!(end.log.lines(), ["made", "lost"], "{kind}");
             assert_eq!(end.error().unwrap().to_string(), error.to_string());

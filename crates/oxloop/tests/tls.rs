@@ -1,11 +1,16 @@
 //! Connections over TLS.
 
 #![cfg(feature = "tls")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that fails panics"
+)]
 
-mod util;
 #[path = "util/tls.rs"]
 mod tls;
+mod util;
 
 use oxloop::rustls::{self, ProtocolVersion};
 use oxloop::{
@@ -39,7 +44,8 @@ async fn echo_server(
 fn echoes_in_both_versions() {
     let event_loop = new_loop();
     let reported = errors(&event_loop);
-    for (versions, version) in [(TLS12, ProtocolVersion::TLSv1_2), (TLS13, ProtocolVersion::TLSv1_3)]
+    for (versions, version) in
+        [(TLS12, ProtocolVersion::TLSv1_2), (TLS13, ProtocolVersion::TLSv1_3)]
     {
         run(&event_loop, async {
             let mut config = serving(&AUTHORITY.server, rustls::ALL_VERSIONS);
@@ -198,7 +204,9 @@ fn much_goes_both_ways() {
         until(&event_loop, || {
             let transport = sources.lock().unwrap().first().cloned();
             let told = transport.and_then(|transport: Transport| transport.protocol::<Told>());
-            told.is_some_and(|told| told.with(|told| told.source.received.len()).unwrap() == Source::SIZE)
+            told.is_some_and(|told| {
+                told.with(|told| told.source.received.len()).unwrap() == Source::SIZE
+            })
         })
         .await;
         assert!(source.with(|source| source.received == *PATTERN).unwrap());
@@ -279,8 +287,7 @@ fn buffered_protocols_are_decrypted_into() {
             read_all(&mut stream)
         });
         let log = Log::default();
-        let factory =
-            || Buffered(Small { buffer: [0; 1000], data: Vec::new(), log: log.clone() });
+        let factory = || Buffered(Small { buffer: [0; 1000], data: Vec::new(), log: log.clone() });
         let to = secured(address, client_config());
         let (_, small) = event_loop.create_connection(factory, to).await.unwrap();
         until(&event_loop, || log.has("lost")).await;
@@ -344,7 +351,8 @@ fn over_unix_sockets() {
         let (transport, recorder) = event_loop.create_unix_connection(factory, to).await.unwrap();
         transport.writelines(["a", "", "bc"]);
         transport.writelines([vec![b'x'; 5000], vec![b'y'; 30_000]]);
-        until(&event_loop, || recorder.with(|recorder| recorder.data.len()).unwrap() == 35_003).await;
+        until(&event_loop, || recorder.with(|recorder| recorder.data.len()).unwrap() == 35_003)
+            .await;
         let data = recorder.with(|recorder| recorder.data.clone()).unwrap();
         assert_eq!((&data[..3], data[3], data[35_002]), (&b"abc"[..], b'x', b'y'));
     });

@@ -319,11 +319,7 @@ fn panics_end_the_connection_and_are_reported() {
     let (event_loop, told) = (new_loop(), "a callback panicked: no luck");
     let reported = errors(&event_loop);
     for (place, report, heard) in [
-        (
-            "made",
-            "Fatal error: protocol.data_received() call failed.",
-            vec!["made", told, "lost"],
-        ),
+        ("made", "Fatal error: protocol.data_received() call failed.", vec!["made", told, "lost"]),
         ("data", "Fatal error on SSL protocol", vec!["made", "data", told, "lost"]),
         ("eof", "Error calling eof_received()", vec!["made", "data", "eof", told, "lost"]),
     ] {

@@ -22,7 +22,10 @@ use util::*;
 const ECONNRESET: Option<i32> = Some(104);
 
 /// A server of recorders, and what they record.
-async fn serve(event_loop: &EventLoop, tls: impl Into<TlsServerOptions>) -> (Server, SocketAddr, Log) {
+async fn serve(
+    event_loop: &EventLoop,
+    tls: impl Into<TlsServerOptions>,
+) -> (Server, SocketAddr, Log) {
     let log = Log::default();
     let seen = log.clone();
     let options = ServerOptions::new(ANY).tls(tls);

@@ -69,9 +69,16 @@ impl Over {
             return transport.claim();
         }
         core.act(move |cx| {
-            Connection::open(cx, socket, peer, |_| protocol, None, move |transport| {
-                opened.set_result(Unclaimed(Some(transport)));
-            });
+            Connection::open(
+                cx,
+                socket,
+                peer,
+                |_| protocol,
+                None,
+                move |transport| {
+                    opened.set_result(Unclaimed(Some(transport)));
+                },
+            );
         });
         waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()
     }

@@ -75,11 +75,7 @@ struct Upgrade {
 }
 
 /// On the loop's thread.
-fn begin(
-    below: Transport,
-    protocol: Arc<dyn AnyProtocol>,
-    session: TlsSession,
-) -> Result<Upgrade> {
+fn begin(below: Transport, protocol: Arc<dyn AnyProtocol>, session: TlsSession) -> Result<Upgrade> {
     if below.is_pipe() {
         return Err(Misuse::StartTlsUnsupported.into());
     }

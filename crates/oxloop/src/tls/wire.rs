@@ -202,7 +202,10 @@ mod tests {
 
         fn read(&mut self, room: &mut [u8]) -> Result<Decrypted, ()> {
             let count = room.len().min(self.plain.len());
-            room[..count].iter_mut().zip(self.plain.drain(..count)).for_each(|(to, from)| *to = from);
+            room[..count]
+                .iter_mut()
+                .zip(self.plain.drain(..count))
+                .for_each(|(to, from)| *to = from);
             Ok(match (count, self.ended) {
                 (0, true) => Decrypted::CloseNotify,
                 (0, false) => Decrypted::Again,
@@ -242,8 +245,6 @@ mod tests {
         Wire::new(Narrow { limits, ..Narrow::default() }, Bytes::new())
     }
 
-    const NOTHING: Cell<&[u8]> = Cell::new(&[]);
-
     proptest! {
         /// What comes in is read once and in order, however little the engine takes and the reader
         /// has room for, and is counted until then.
@@ -253,7 +254,7 @@ mod tests {
             steps in prop::collection::vec((prop::collection::vec(1u8.., 0..30), 0usize..20), 0..30),
         ) {
             let mut wire = wire(limits);
-            let (mut sent, mut seen) = (Vec::new(), Vec::new());
+            let (mut sent, mut seen) = (Vec::new(), Vec::<u8>::new());
             for (data, room) in steps {
                 sent.extend(&data);
                 let fresh = Cell::new(&data[..]);
@@ -269,7 +270,7 @@ mod tests {
                 prop_assert_eq!(fresh.get(), b"");
             }
             let mut room = vec![0; sent.len() + 1];
-            let (filled, _) = wire.fill(&NOTHING, &mut room);
+            let (filled, _) = wire.fill(&Cell::new(&[]), &mut room);
             seen.extend(&room[..filled]);
             prop_assert_eq!(seen, sent);
         }
@@ -284,7 +285,7 @@ mod tests {
             ),
         ) {
             let mut wire = wire(limits);
-            let (mut written, mut left) = (Vec::new(), Vec::new());
+            let (mut written, mut left) = (Vec::<u8>::new(), Vec::new());
             for (pieces, kind) in steps {
                 written.extend(pieces.concat());
                 let pieces: Vec<Payload<'_>> = match kind % 2 {
@@ -320,7 +321,7 @@ mod tests {
     #[test]
     fn steps_take_what_they_need() {
         let mut wire = wire(vec![1]);
-        assert_eq!(wire.handshake(&NOTHING), Ok(Progress::Again));
+        assert_eq!(wire.handshake(&Cell::new(&[])), Ok(Progress::Again));
         let fresh = Cell::new(&b"ab"[..]);
         assert_eq!(wire.handshake(&fresh), Ok(Progress::Done));
         assert_eq!(fresh.get(), b"b");

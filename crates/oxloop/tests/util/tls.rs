@@ -75,7 +75,10 @@ impl Authority {
 }
 
 /// A server's config that shows `identity`.
-pub fn serving(identity: &Identity, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+pub fn serving(
+    identity: &Identity,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
     let Identity { chain, key } = identity.clone();
     ServerConfig::builder_with_protocol_versions(versions)
         .with_no_client_auth()
