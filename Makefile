@@ -20,7 +20,7 @@ LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
 LOCKED := $(if $(CI),--locked)
-SERVERS := redis-server postgresql
+SERVERS := redis-server postgresql dbus
 SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):$(HOME)/.cargo/bin
@@ -65,7 +65,7 @@ pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 	$(PY) -m pytest $(PYTEST)
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
-	@if type redis-server && ls -d /usr/lib/postgresql/*/bin/postgres; then \
+	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \
 		true; \
 	elif [ "$$(id -u)" = 0 ] && type apt-get; then \
 		export DEBIAN_FRONTEND=noninteractive; \

@@ -34,12 +34,12 @@ COMPARISON = [
 
 def main() -> None:
     for language, (folder, command, suffix) in LANGUAGES.items():
-        server, client, udp_server, udp_client, pair, chat_server, member = (
+        server, client, udp_server, udp_client, pair, chat_server, member, date = (
             [*command, str(folder / f"{name}{suffix}")]
             for name in (
                 *("tcp_echo_server", "tcp_echo_client"),
                 *("udp_echo_server", "udp_echo_client", "existing_socket"),
-                *("unix_chat_server", "unix_chat_client"),
+                *("unix_chat_server", "unix_chat_client", "subprocess_protocol"),
             )
         )
         heading(f"{language}: TCP echo")
@@ -50,6 +50,8 @@ def main() -> None:
         show("", run(pair))
         heading(f"{language}: a chat over a Unix socket")
         chat(chat_server, member)
+        heading(f"{language}: a child process")
+        show("", run(date))
     heading("CPU time of the server for each 1 KiB echo, and for each request to uvicorn")
     subprocess.run([sys.executable, *COMPARISON], check=True)
 

@@ -7,17 +7,20 @@ taken out of `error_contexts` by the test fails it, and so does every warning.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .support import (
     LOOP_SPECS,
+    PYTHON,
     TIME_LIMIT,
     ErrorContext,
     LoopFactory,
@@ -26,7 +29,9 @@ from .support import (
     module_of,
     run_limited,
     shut_down,
+    skip_stock_bug,
 )
+from .tls import Tls
 
 HERE = Path(__file__).parent
 STRICT_FOLDERS = {HERE, HERE / "resources", HERE / "frameworks"}
@@ -118,3 +123,26 @@ def network(loop: asyncio.AbstractEventLoop) -> Iterator[Network]:
     yield network
     if not loop.is_closed():
         run_limited(loop, network.close())
+
+
+@pytest.fixture
+def as_since_311(loop_spec: str) -> None:
+    """Skip asyncio's TLS of 3.10, which 3.11 replaced."""
+    skip_stock_bug(loop_spec, PYTHON < (3, 11), "3.11 has another implementation of TLS")
+
+
+@pytest.fixture
+def tls(network: Network, as_since_311: None) -> Tls:
+    """TLS connections and servers on `loop`, closed after the test."""
+    return Tls(network)
+
+
+@pytest.fixture(params=["connected", "accepted", "upgraded", "upgraded_server"])
+def tls_opened(request: pytest.FixtureRequest, tls: Tls) -> Any:
+    """Coroutine function that returns transport, protocol and peer of a TLS connection."""
+    return {
+        "connected": tls.connect,
+        "accepted": tls.accept,
+        "upgraded": tls.upgrade,
+        "upgraded_server": functools.partial(tls.upgrade, server_side=True),
+    }[request.param]

@@ -290,6 +290,7 @@ class Network:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._stack = contextlib.ExitStack()
+        self._transports: list[Any] = []
 
     async def connect(
         self,
@@ -303,7 +304,7 @@ class Network:
         with listen(receive_buffer=receive_buffer) as listener:
             address = listener.getsockname()
             transport, _ = await self.loop.create_connection(lambda: protocol, *address, **options)
-            self._stack.callback(abort, transport)
+            self.keep(transport)
             peer = self.peer(listener.accept()[0])
         return transport, protocol, peer
 
@@ -319,7 +320,7 @@ class Network:
         server = await self.serve(lambda: protocol, **options)
         peer = self.dial(server, receive_buffer=receive_buffer)
         await protocol.called("connection_made")
-        self._stack.callback(abort, protocol.transport)
+        self.keep(protocol.transport)
         return protocol.transport, protocol, peer
 
     async def serve(self, factory: Callable[[], Any] = Recorder, **options: Any) -> Any:
@@ -335,7 +336,7 @@ class Network:
         protocol = Recorder() if protocol is None else protocol
         with unix_listen(path) as listener:
             transport, _ = await self.loop.create_unix_connection(lambda: protocol, path)
-            self._stack.callback(abort, transport)
+            self.keep(transport)
             peer = self.peer(listener.accept()[0])
         return transport, protocol, peer
 
@@ -352,7 +353,7 @@ class Network:
         protocol = DatagramRecorder() if protocol is None else protocol
         options = options or {"local_addr": ("127.0.0.1", 0)}
         transport, _ = await self.loop.create_datagram_endpoint(lambda: protocol, **options)
-        self._stack.callback(abort, transport)
+        self.keep(transport)
         return transport, protocol
 
     def dial(self, server: Any, *, receive_buffer: int | None = None) -> Peer:
@@ -364,12 +365,22 @@ class Network:
         peer.sock.connect(listener.getsockname())
         return peer
 
+    def keep(self, transport: Any) -> None:
+        """Abort `transport` after the test."""
+        self._transports.append(transport)
+
+    def forget(self, transport: Any) -> None:
+        """Hold `transport` no longer."""
+        self._transports.remove(transport)
+
     def peer(self, sock: socket.socket) -> Peer:
         """Return a peer over `sock`, closed after the test."""
         return Peer(self._stack.enter_context(contextlib.closing(sock)))
 
     async def close(self) -> None:
         """Abort every connection, close every server and socket."""
+        while self._transports:
+            abort(self._transports.pop())
         self._stack.close()
         await hops(3)  # connection_lost, then the server's bookkeeping
 

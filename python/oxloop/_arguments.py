@@ -42,12 +42,6 @@ def check_tls_timeouts(
         raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
 
 
-def refuse_tls(ssl: Any) -> None:
-    """NotImplementedError where TLS is asked for."""
-    if ssl:
-        raise NotImplementedError("oxloop has no TLS yet")
-
-
 def check_since(version: tuple[int, int], function: str, argument: str, given: bool) -> None:
     """TypeError where `argument`, which asyncio has from `version` on, is given too early."""
     if given and sys.version_info < version:

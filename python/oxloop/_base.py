@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from typing import Any
 
     from ._oxloop import BaseLoop
 
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
     class LoopBase(BaseLoop, asyncio.AbstractEventLoop):
         """The native loop as an `asyncio.AbstractEventLoop`."""
-
-        # Not built yet: NotImplementedError from AbstractEventLoop. To a type checker its methods
-        # are abstract, and a class that lacks one could not be instantiated.
-        async def start_tls(self, *args: Any, **kwargs: Any) -> Any: ...
 
 else:
 

@@ -16,17 +16,17 @@ from ._arguments import (
     check_ssl_socket,
     check_stream_socket,
     check_tls_timeouts,
-    refuse_tls,
 )
 from ._base import logger
 from ._dns import AddressInfo
 from ._racing import race
 from ._sockets import SocketMixin
+from ._tls import TlsMixin
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
 
-class ConnectionMixin(SocketMixin):
+class ConnectionMixin(TlsMixin, SocketMixin):
     """`create_connection`."""
 
     async def create_connection(
@@ -66,7 +66,6 @@ class ConnectionMixin(SocketMixin):
         check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         if sock is not None:
             check_ssl_socket(sock)
-        refuse_tls(ssl)
         if happy_eyeballs_delay is not None and interleave is None:
             interleave = 1
 
@@ -85,7 +84,14 @@ class ConnectionMixin(SocketMixin):
         else:
             check_stream_socket(sock)
 
-        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        transport, protocol = await self._create_connection_transport(
+            sock,
+            protocol_factory,
+            ssl,
+            server_hostname=host if server_hostname is None else server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
         if self.get_debug():
             logger.debug(
                 "%r connected to %s:%r: (%r, %r)",
@@ -167,14 +173,35 @@ class ConnectionMixin(SocketMixin):
             del errors, my_errors
 
     async def _create_connection_transport(
-        self, sock: socket.socket, protocol_factory: Callable[[], _ProtocolT]
+        self,
+        sock: socket.socket,
+        protocol_factory: Callable[[], _ProtocolT],
+        ssl: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
     ) -> tuple[asyncio.Transport, _ProtocolT]:
+        transport: asyncio.Transport
         try:
             sock.setblocking(False)
             self._ensure_fd_no_transport(sock)
             protocol = protocol_factory()
             waiter = self.create_future()
-            transport = self._make_socket_transport(sock, protocol, waiter)
+            if ssl:
+                transport = self._make_ssl_transport(
+                    sock,
+                    protocol,
+                    None if isinstance(ssl, bool) else ssl,
+                    waiter,
+                    server_side=server_side,
+                    server_hostname=server_hostname,
+                    ssl_handshake_timeout=ssl_handshake_timeout,
+                    ssl_shutdown_timeout=ssl_shutdown_timeout,
+                )
+            else:
+                transport = self._make_socket_transport(sock, protocol, waiter)
         except BaseException:
             sock.close()
             raise

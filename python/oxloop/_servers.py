@@ -16,11 +16,11 @@ from ._arguments import (
     check_ssl_socket,
     check_stream_socket,
     check_tls_timeouts,
-    refuse_tls,
 )
-from ._base import LoopBase, logger
+from ._base import logger
 from ._connections import ConnectionMixin
 from ._dns import AddressInfo
+from ._tls import TlsMixin
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -32,7 +32,7 @@ class Server(base_events.Server):
     `asyncio.Server`, on native listeners.
     """
 
-    _loop: LoopBase
+    _loop: TlsMixin
     # None once it is closed.
     _sockets: list[socket.socket] | None
     _protocol_factory: Callable[[], asyncio.BaseProtocol]
@@ -41,7 +41,7 @@ class Server(base_events.Server):
 
     def __init__(
         self,
-        loop: LoopBase,
+        loop: TlsMixin,
         sockets: list[socket.socket],
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         ssl_context: Any,
@@ -54,6 +54,9 @@ class Server(base_events.Server):
         if sys.version_info < (3, 11):
             timeouts.pop()
         super().__init__(loop, sockets, protocol_factory, ssl_context, backlog, *timeouts)
+        self._secure = None
+        if ssl_context:
+            self._secure = loop._secured(ssl_context, ssl_handshake_timeout, ssl_shutdown_timeout)
         # Called once the sockets are closed.
         self._clean_up = clean_up
         if sys.version_info >= (3, 13):
@@ -68,7 +71,9 @@ class Server(base_events.Server):
         self._serving = True
         for sock in self._sockets:
             sock.listen(self._backlog)
-            self._loop._start_serving(self._protocol_factory, sock, self, self._backlog)
+            self._loop._start_serving(
+                self._protocol_factory, sock, self, self._backlog, self._secure
+            )
 
     def close(self) -> None:
         """Stops accepting and closes the listening sockets; connections stay open."""
@@ -114,7 +119,6 @@ class ServerMixin(ConnectionMixin):
         check_tls_timeouts(ssl is not None, ssl_handshake_timeout, ssl_shutdown_timeout)
         if sock is not None:
             check_ssl_socket(sock)
-        refuse_tls(ssl)
 
         if host is not None or port is not None:
             if sock is not None:
@@ -247,8 +251,14 @@ class ServerMixin(ConnectionMixin):
         check_stream_socket(sock)
         check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         check_ssl_socket(sock)
-        refuse_tls(ssl)
-        transport, protocol = await self._create_connection_transport(sock, protocol_factory)
+        transport, protocol = await self._create_connection_transport(
+            sock,
+            protocol_factory,
+            ssl,
+            server_side=True,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
         if self.get_debug():
             connection = transport.get_extra_info("socket")
             logger.debug("%r handled: (%r, %r)", connection, transport, protocol)

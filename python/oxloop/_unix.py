@@ -16,7 +16,6 @@ from ._arguments import (
     check_ssl_socket,
     check_tls_timeouts,
     check_unix_socket,
-    refuse_tls,
 )
 from ._base import logger
 from ._servers import Server, ServerMixin
@@ -66,15 +65,20 @@ class UnixMixin(ServerMixin):
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
             path = os.fspath(path)
-            refuse_tls(ssl)
             sock = await self._connect_unix(path)
         elif sock is None:
             raise ValueError("no path and sock were specified")
         else:
             check_unix_socket(sock)
             check_ssl_socket(sock)
-            refuse_tls(ssl)
-        return await self._create_connection_transport(sock, protocol_factory)
+        return await self._create_connection_transport(
+            sock,
+            protocol_factory,
+            ssl,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
 
     async def _connect_unix(self, path: str | bytes) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -119,14 +123,12 @@ class UnixMixin(ServerMixin):
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
             path = os.fspath(path)
-            refuse_tls(ssl)
             sock = _bind(path)
         elif sock is None:
             raise ValueError("path was not specified, and no sock specified")
         else:
             check_unix_socket(sock)
             check_ssl_socket(sock)
-            refuse_tls(ssl)
 
         try:
             clean_up = _remover(sock) if cleanup_socket else None

@@ -150,7 +150,12 @@ class Postgres(Database):
         return options
 
 
-PACKAGES = {"redis-server": "redis-server", "initdb": "postgresql", "postgres": "postgresql"}
+PACKAGES = {
+    "redis-server": "redis-server",
+    "initdb": "postgresql",
+    "postgres": "postgresql",
+    "dbus-daemon": "dbus",
+}
 
 
 def program(name: str) -> str:

@@ -13,6 +13,7 @@ mod guard;
 mod handle;
 mod imports;
 mod server;
+mod tls;
 mod transport;
 
 use pyo3::prelude::*;
@@ -32,6 +33,8 @@ mod _oxloop {
         module.add_class::<transport::stream::StreamTransport>()?;
         module.add_class::<transport::pipe::ReadPipeTransport>()?;
         module.add_class::<transport::pipe::WritePipeTransport>()?;
+        module.add_class::<tls::TlsTransport>()?;
+        module.add_class::<tls::SslProtocol>()?;
         module.add_class::<transport::datagram::DatagramTransport>()?;
         let (handle, timer) = ffi::handle_types::prepare(module.py())?;
         module.add("Handle", handle)?;

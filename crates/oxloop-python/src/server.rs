@@ -23,6 +23,8 @@ pub(crate) struct Listener {
     protocol_factory: Py<PyAny>,
     sock: Py<PyAny>,
     server: Option<Py<PyAny>>,
+    /// Makes the SSLProtocol between the connection and its protocol, on a TLS server.
+    secure: Option<Py<PyAny>>,
     /// The context in which serving was started: the callbacks' contexts are its copies.
     context: Py<PyAny>,
     /// Whether connections waited before TCP_NODELAY was set, which each of them then needs.
@@ -35,6 +37,7 @@ impl Listener {
         visit.call(&self.protocol_factory)?;
         visit.call(&self.sock)?;
         visit.call(&self.server)?;
+        visit.call(&self.secure)?;
         visit.call(&self.context)
     }
 }
@@ -44,6 +47,7 @@ impl Listener {
         protocol_factory: Bound<'_, PyAny>,
         sock: Bound<'_, PyAny>,
         server: Option<Bound<'_, PyAny>>,
+        secure: Option<Bound<'_, PyAny>>,
         descriptor: &Descriptor,
     ) -> PyResult<ListenerRef> {
         let py = sock.py();
@@ -56,6 +60,7 @@ impl Listener {
             protocol_factory: protocol_factory.unbind(),
             sock: sock.unbind(),
             server: server.map(Bound::unbind),
+            secure: secure.map(Bound::unbind),
             context,
             late,
         };
@@ -89,7 +94,8 @@ impl Listener {
                     server: self.server.as_ref().map(|server| server.bind(py).clone()),
                     context,
                 };
-                stream::open(cx, protocol.clone(), origin, None)
+                self.protocol_below(&protocol)
+                    .and_then(|below| stream::open(cx, below, origin, None))
                     .map(drop)
                     .map_err(|error| Refused { error, protocol: Some(protocol.unbind()) })
             })())
@@ -98,6 +104,14 @@ impl Listener {
             sock.call_method0("close")?;
         }
         opened
+    }
+
+    /// Whom the connection talks to: the program's protocol, or TLS in front of it.
+    fn protocol_below<'py>(&self, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match &self.secure {
+            Some(secure) => calls::function(secure.bind(protocol.py()), [protocol]),
+            None => Ok(protocol.clone()),
+        }
     }
 
     /// Debug mode names each connection as it comes in.

@@ -200,19 +200,24 @@ impl EventLoop {
 }
 
 /// A transport that nobody has yet: dropped, it is closed.
-pub(crate) struct Unclaimed(pub(crate) Option<Transport>);
+pub(crate) struct Unclaimed<T> {
+    transport: Option<T>,
+    close: fn(&T),
+}
 
-impl Unclaimed {
-    pub(crate) fn claim(mut self) -> Result<Transport> {
-        self.0.take().ok_or(Error::Cancelled)
+impl<T> Unclaimed<T> {
+    pub(crate) fn new(transport: T, close: fn(&T)) -> Unclaimed<T> {
+        Unclaimed { transport: Some(transport), close }
+    }
+
+    pub(crate) fn claim(mut self) -> Result<T> {
+        self.transport.take().ok_or(Error::Cancelled)
     }
 }
 
-impl Drop for Unclaimed {
+impl<T> Drop for Unclaimed<T> {
     fn drop(&mut self) {
-        if let Some(transport) = self.0.take() {
-            transport.close();
-        }
+        self.transport.iter().for_each(self.close);
     }
 }
 

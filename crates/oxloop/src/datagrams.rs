@@ -1,7 +1,7 @@
 //! Datagram endpoints: UDP and Unix sockets (asyncio: *create_datagram_endpoint*).
 
 use crate::address::{Address, UnixAddress};
-use crate::connect::connect_socket;
+use crate::connect::{Unclaimed, connect_socket};
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::{EventLoop, promise};
 use crate::protocol::{DatagramProtocol, ProtocolHandle};
@@ -255,7 +255,7 @@ impl EventLoop {
         let erased = protocol.erased_datagrams();
         self.core().act(move |cx| {
             DatagramTransport::open(cx, socket, remote, erased, move |transport| {
-                promise.set_result(Unclaimed(Some(transport)));
+                promise.set_result(Unclaimed::new(transport, DatagramTransport::close));
             });
         });
         let transport = waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()?;
@@ -365,21 +365,4 @@ fn existing(mut options: DatagramOptions) -> Result<Socket> {
     }
     socket.set_nonblocking(true)?;
     Ok(socket)
-}
-
-/// A transport that nobody has yet: dropped, it is closed.
-struct Unclaimed(Option<DatagramTransport>);
-
-impl Unclaimed {
-    fn claim(mut self) -> Result<DatagramTransport> {
-        self.0.take().ok_or(Error::Cancelled)
-    }
-}
-
-impl Drop for Unclaimed {
-    fn drop(&mut self) {
-        if let Some(transport) = self.0.take() {
-            transport.close();
-        }
-    }
 }

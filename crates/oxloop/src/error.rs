@@ -154,7 +154,7 @@ pub enum Misuse {
     /// `sendfile()` on a transport that is closing.
     #[error("Transport is closing")]
     TransportClosing,
-    /// `sendfile()` on a pipe, or over TLS.
+    /// `sendfile()` on a pipe, or `sendfile_native()` over TLS.
     #[error("sendfile is not supported for the transport")]
     SendfileUnsupported,
     /// `write()`, or another `sendfile()`, before the file is sent.

@@ -57,6 +57,8 @@
 //! | [`ProtocolHandle`] | the protocol of a connection, from outside of its callbacks | the object itself |
 //! | [`Transport`] | one side of a connection | `Transport` |
 //! | [`DatagramTransport`], [`DatagramProtocol`] | the same two for datagrams: UDP, Unix sockets | the same |
+//! | [`SubprocessTransport`], [`SubprocessProtocol`] | the same two for a child process | the same |
+//! | [`ChildStdio`] | what a child's standard stream is: a pipe, a file, ... | `PIPE`, `DEVNULL`, ... |
 //! | [`Payload`] | what can be written | bytes-like object |
 //! | *pause*, *resume* | the write buffer is over its high-water mark, at or under its low one | flow control |
 //! | [`Server`] | listening sockets, and the connections they made | `Server` |
@@ -77,6 +79,8 @@
 //! | `connect.rs`, `racing.rs`, `server.rs`, `target.rs` | opening connections, servers, to and at what |
 //! | `unix.rs`, `address.rs` | the same for Unix sockets; names of sockets |
 //! | `datagrams.rs` | datagram endpoints |
+//! | `pipes.rs` | pipes and terminals |
+//! | `process.rs`, `children.rs` | starting child processes; waiting for their exits |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -97,11 +101,13 @@ pub mod engine;
 pub mod error;
 
 mod address;
+mod children;
 mod connect;
 mod datagrams;
 mod event_loop;
 mod executor;
 mod pipes;
+mod process;
 mod protocol;
 mod racing;
 mod resolver;
@@ -124,10 +130,13 @@ pub use event_loop::{
     get_running_loop,
 };
 pub use executor::ExecutorCall;
-pub use protocol::{Buffered, BufferedProtocol, DatagramProtocol, Protocol, ProtocolHandle};
+pub use process::{ChildStdio, SubprocessOptions};
+pub use protocol::{
+    Buffered, BufferedProtocol, DatagramProtocol, Protocol, ProtocolHandle, SubprocessProtocol,
+};
 pub use server::{Server, ServerOptions};
 pub use target::Target;
-pub use transport::{DatagramTransport, Payload, Transport, flow_control};
+pub use transport::{DatagramTransport, Payload, SubprocessTransport, Transport, flow_control};
 pub use unix::{UnixConnectOptions, UnixServerOptions, UnixTarget};
 
 #[cfg(feature = "rustls")]

@@ -131,7 +131,7 @@ impl EventLoop {
         self.core().act(move |cx| {
             let connected = made.clone();
             let opened = Connection::open_pipe(cx, pipe, (kind, end), erased, move |transport| {
-                connected.set_result(Ok(Unclaimed(Some(transport))));
+                connected.set_result(Ok(Unclaimed::new(transport, Transport::close)));
             });
             if let Err(error) = opened {
                 made.set_result(Err(error));

@@ -401,7 +401,7 @@ fn a_transport_does_what_it_can() {
         let file = folder.join("file");
         std::fs::write(&file, "data").unwrap();
         let file = std::fs::File::open(file).unwrap();
-        let sent = transport.sendfile(&file, 0, None).await;
+        let sent = transport.sendfile_native(&file, 0, None).await;
         assert!(matches!(sent, Err(Error::Misuse(Misuse::SendfileUnsupported))));
 
         transport.write("");

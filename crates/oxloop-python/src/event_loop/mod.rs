@@ -11,6 +11,7 @@ use crate::face::PyFace;
 use crate::ffi::handle::RawHandle;
 use crate::guard::Guard;
 use crate::server::ListenerRef;
+use crate::tls::{self, SslProtocol, make_ssl_protocol};
 use crate::transport::datagram::DatagramRef;
 use crate::transport::pipe::{self, PipeRef};
 use crate::transport::stream::StreamRef;
@@ -337,6 +338,23 @@ impl BaseLoop {
         connections::make_socket_transport(slf, sock, protocol, waiter, extra, server)
     }
 
+    #[pyo3(signature = (
+        app_protocol, sslcontext, session, waiter, timeouts, call_connection_made = true
+    ))]
+    fn _make_native_ssl_protocol<'py>(
+        slf: &Bound<'py, Self>,
+        app_protocol: &Bound<'py, PyAny>,
+        sslcontext: Bound<'py, PyAny>,
+        session: (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>),
+        waiter: Option<Bound<'py, PyAny>>,
+        timeouts: (Bound<'py, PyAny>, Bound<'py, PyAny>),
+        call_connection_made: bool,
+    ) -> PyResult<Bound<'py, SslProtocol>> {
+        let (sslobj, incoming, outgoing) = session;
+        let session = tls::Session { sslcontext, sslobj, incoming, outgoing };
+        make_ssl_protocol(slf, app_protocol, session, waiter, timeouts, call_connection_made)
+    }
+
     #[pyo3(signature = (pipe, protocol, waiter = None, extra = None))]
     fn _make_read_pipe_transport(
         slf: &Bound<'_, Self>,
@@ -371,14 +389,16 @@ impl BaseLoop {
         connections::make_datagram_transport(slf, sock, protocol, address, waiter, extra)
     }
 
+    #[pyo3(signature = (protocol_factory, sock, server, backlog, secure = None))]
     fn _start_serving(
         slf: &Bound<'_, Self>,
         protocol_factory: Bound<'_, PyAny>,
         sock: Bound<'_, PyAny>,
         server: Option<Bound<'_, PyAny>>,
         backlog: usize,
+        secure: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        servers::start_serving(slf, protocol_factory, sock, server, backlog)
+        servers::start_serving(slf, protocol_factory, sock, server, backlog, secure)
     }
 
     fn _stop_serving(slf: &Bound<'_, Self>, sock: &Bound<'_, PyAny>) -> PyResult<()> {

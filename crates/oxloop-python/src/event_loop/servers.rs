@@ -13,6 +13,7 @@ pub(super) fn start_serving(
     sock: Bound<'_, PyAny>,
     server: Option<Bound<'_, PyAny>>,
     backlog: usize,
+    secure: Option<Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let base = slf.get();
     base.check_closed()?;
@@ -21,7 +22,7 @@ pub(super) fn start_serving(
         return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
     }
     let descriptor = Descriptor::Lent(fd);
-    let listener = Listener::make(protocol_factory, sock, server, &descriptor)?;
+    let listener = Listener::make(protocol_factory, sock, server, secure, &descriptor)?;
     let listening = base.engine.listen(descriptor, listener, backlog);
     listening.map(drop).map_err(|error| os_error(slf.py(), &error))
 }

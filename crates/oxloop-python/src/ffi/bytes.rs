@@ -1,10 +1,10 @@
 //! Memory of `bytes` objects and of the buffer protocol.
 
 use oxloop::engine::Data;
-use pyo3::exceptions::PyTypeError;
-use pyo3::ffi;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use pyo3::{ffi, intern};
 use std::ffi::{CStr, c_int};
 
 unsafe extern "C" {
@@ -26,6 +26,21 @@ impl AsRef<[u8]> for KeptBytes {
     }
 }
 
+impl KeptBytes {
+    pub(crate) fn new(bytes: &Bound<'_, PyBytes>) -> KeptBytes {
+        KeptBytes(bytes.clone().unbind())
+    }
+
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.0.bind(py).as_any()
+    }
+
+    /// What follows the first `offset` bytes, as a copy.
+    pub(crate) fn tail(&self, py: Python<'_>, offset: usize) -> KeptBytes {
+        KeptBytes(PyBytes::new(py, self.as_ref().get(offset..).unwrap_or(&[])).unbind())
+    }
+}
+
 /// A `bytes` object to write: kept without a copy where that pays.
 pub(crate) struct BytesData<'a, 'py>(pub(crate) &'a Bound<'py, PyBytes>);
 
@@ -35,7 +50,7 @@ impl Data<KeptBytes> for BytesData<'_, '_> {
     }
 
     fn keep(&self) -> Option<KeptBytes> {
-        Some(KeptBytes(self.0.clone().unbind()))
+        Some(KeptBytes::new(self.0))
     }
 }
 
@@ -55,7 +70,7 @@ impl Data<KeptBytes> for Piece<'_> {
 
     fn keep(&self) -> Option<KeptBytes> {
         match self {
-            Piece::Bytes(bytes) => Some(KeptBytes(bytes.clone().unbind())),
+            Piece::Bytes(bytes) => Some(KeptBytes::new(bytes)),
             Piece::Copied(_) => None,
         }
     }
@@ -92,6 +107,64 @@ pub(crate) fn filled<'py, E>(
         }
         Ok(Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked()))
     }
+}
+
+/// Makes a `bytes` object as [`filled`] does, by calls of Python functions that are handed a
+/// memoryview of what is not filled yet, with its size, and answer how much they have filled;
+/// `None` ends it. The functions keep no view: where somebody has got hold of one nevertheless,
+/// that is a BufferError, and the memory is never freed.
+pub(crate) fn filled_by<'py>(
+    py: Python<'py>,
+    capacity: usize,
+    mut fill: impl FnMut(&Bound<'py, PyAny>, usize) -> PyResult<Option<usize>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut count = 0;
+    let (mut kept, mut failed) = (false, None);
+    let filled = filled(py, capacity, |room| {
+        while let Some(rest) = room.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            let size = rest.len();
+            let (result, released) = lend(py, rest, |view| fill(view, size))?;
+            kept |= !released;
+            match result {
+                Ok(Some(more)) if !kept => count += more,
+                Ok(_) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        PyResult::Ok(if kept { capacity } else { count })
+    })?;
+    if kept {
+        std::mem::forget(filled);
+        return Err(PyBufferError::new_err("somebody has kept a view of memory that was lent"));
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => filled,
+    }
+}
+
+/// Lends memory to Python code as a writable memoryview, which is released on return; false where
+/// that was refused, as somebody has a view of it still.
+fn lend<'py, R>(
+    py: Python<'py>,
+    memory: &mut [u8],
+    f: impl FnOnce(&Bound<'py, PyAny>) -> R,
+) -> PyResult<(R, bool)> {
+    let size = ffi::Py_ssize_t::try_from(memory.len())?;
+    // SAFETY: attached. The memory is lent for the time of `f`, in which we do not touch it: once
+    // the view is released each use of it fails with ValueError. Where it cannot be, the caller
+    // never frees the memory.
+    let view = unsafe {
+        let start = memory.as_mut_ptr().cast();
+        let view = ffi::PyMemoryView_FromMemory(start, size, ffi::PyBUF_WRITE);
+        Bound::from_owned_ptr_or_err(py, view)?
+    };
+    let result = f(&view);
+    let released = view.call_method0(intern!(py, "release")).is_ok();
+    Ok((result, released))
 }
 
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.

@@ -12,6 +12,7 @@ use crate::ffi::lock::StateLock;
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use crate::imports::logger;
+use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
@@ -21,6 +22,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use std::io;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
+const BUFFER_UPDATED_FAILED: &str = "Fatal error: protocol.buffer_updated() call failed.";
 pub(super) const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 /// What a transport calls its protocol for; says in which of its two contexts.
@@ -313,6 +315,12 @@ impl StreamRef {
     #[inline]
     fn deliver(&self, cx: &Bound<'_, BaseLoop>, data: Bound<'_, PyBytes>) -> PyResult<()> {
         let called = self.inside(cx, Kind::Read, |protocol| {
+            if let Ok(protocol) = protocol.cast_exact::<SslProtocol>() {
+                return match Layer(protocol).received(cx, data.as_any()) {
+                    Ok(()) => Ok(()),
+                    Err(error) => self.fatal_error(cx, error, BUFFER_UPDATED_FAILED),
+                };
+            }
             let name = intern!(protocol.py(), "data_received");
             match calls::method(protocol, name, [data.as_any()]) {
                 Ok(_) => Ok(()),
@@ -355,8 +363,7 @@ impl StreamRef {
                 let nbytes = count.into_pyobject(py)?;
                 let name = intern!(py, "buffer_updated");
                 if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
-                    let message = "Fatal error: protocol.buffer_updated() call failed.";
-                    self.fatal_error(cx, error, message)?;
+                    self.fatal_error(cx, error, BUFFER_UPDATED_FAILED)?;
                 }
             }
             Ok(Received::Data(count))

@@ -16,7 +16,8 @@ use crate::ffi::{calls, context};
 use crate::imports::{imports, logger};
 use lock_api::Mutex;
 use oxloop::engine::{
-    Data, Descriptor, Destination, EndpointKind, Engine, Sending, Sent, StreamInfo, Token,
+    DEFAULT_HIGH, Data, Descriptor, Destination, EndpointKind, Engine, Sending, Sent, StreamInfo,
+    Token,
 };
 use pyo3::exceptions::{
     PyBlockingIOError, PyInterruptedError, PyOSError, PyResourceWarning, PyTypeError, PyValueError,
@@ -559,7 +560,7 @@ impl DatagramTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low)?;
+        let limits = limits(high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_endpoint_buffer_limits(cx, this.token, limits)
     }

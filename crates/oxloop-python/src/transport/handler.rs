@@ -4,6 +4,7 @@ use super::pipe::{PipeRef, ReadPipeTransport, WritePipeTransport};
 use super::stream::{StreamRef, StreamTransport};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
+use crate::tls::TlsTransport;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -47,6 +48,8 @@ pub(crate) fn finalize(object: &Bound<'_, PyAny>) {
         transport.get().pipe.abandon(Some(object));
     } else if let Ok(transport) = object.cast::<WritePipeTransport>() {
         transport.get().pipe.abandon(Some(object));
+    } else if let Ok(transport) = object.cast::<TlsTransport>() {
+        transport.get().abandon(Some(transport));
     } else {
         super::datagram::finalize(object);
     }

@@ -14,7 +14,9 @@ use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::imports::{imports, logger};
 use lock_api::Mutex;
-use oxloop::engine::{Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written};
+use oxloop::engine::{
+    DEFAULT_HIGH, Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written,
+};
 use pyo3::exceptions::{PyAssertionError, PyResourceWarning, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -471,7 +473,7 @@ impl WritePipeTransport {
         high: Option<&Bound<'_, PyAny>>,
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (limits, cx) = (limits(high, low)?, self.pipe.event_loop(py));
+        let (limits, cx) = (limits(high, low, DEFAULT_HIGH)?, self.pipe.event_loop(py));
         self.pipe.engine().set_write_buffer_limits(cx, self.pipe.token, limits)
     }
 

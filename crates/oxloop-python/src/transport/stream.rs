@@ -15,7 +15,7 @@ use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::imports::logger;
 use lock_api::Mutex;
-use oxloop::engine::{Descriptor, Engine, Limits, StreamInfo, Token, Written};
+use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Limits, StreamInfo, Token, Written};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -33,7 +33,7 @@ const SILENT_WRITES: u32 = 5;
 #[pyclass(frozen, dict, weakref, extends = TransportBase, module = "oxloop._oxloop")]
 pub(crate) struct StreamTransport {
     event_loop: Py<BaseLoop>,
-    pub(super) token: Token,
+    pub(crate) token: Token,
     /// The descriptor's number, for the repr, which asyncio's keeps after the close.
     number: i32,
     pub(super) peer: Option<Address>,
@@ -177,7 +177,7 @@ pub(crate) fn set_nodelay(sock: &Bound<'_, PyAny>) {
 }
 
 /// Whether a protocol is read into by its own buffer.
-fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+pub(crate) fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = protocol.py();
     let class = CLASS.get_or_try_init(py, || {
@@ -189,6 +189,11 @@ fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
 impl StreamTransport {
     pub(super) fn engine(&self) -> &Engine<PyFace> {
         &self.event_loop.get().engine
+    }
+
+    /// Whether it is a connection of that loop.
+    pub(crate) fn is_of(&self, event_loop: &Py<BaseLoop>) -> bool {
+        self.event_loop.is(event_loop)
     }
 
     pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, BaseLoop> {
@@ -219,7 +224,7 @@ impl StreamTransport {
         Ok(())
     }
 
-    pub(super) fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
+    pub(crate) fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
         match written {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
@@ -351,7 +356,7 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low)?;
+        let limits = limits(high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_write_buffer_limits(cx, this.token, limits)
     }
@@ -522,10 +527,12 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
     Ok(copy_of(data))
 }
 
-/// Limits as asyncio computes and refuses them, for any integers.
-pub(super) fn limits(
+/// Limits as asyncio computes and refuses them, for any integers; `default` is the high-water mark
+/// where none is given.
+pub(crate) fn limits(
     high: Option<&Bound<'_, PyAny>>,
     low: Option<&Bound<'_, PyAny>>,
+    default: usize,
 ) -> PyResult<Limits> {
     let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
         value.map(|value| value.extract()).transpose()
@@ -533,7 +540,7 @@ pub(super) fn limits(
     let (given_high, given_low) = (number(high)?, number(low)?);
     let high = given_high.unwrap_or(match given_low {
         Some(low) => low.saturating_mul(4),
-        None => 64 * 1024,
+        None => default as i128,
     });
     let low = given_low.unwrap_or(high.div_euclid(4));
     if !(high >= low && low >= 0) {

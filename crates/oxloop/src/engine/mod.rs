@@ -28,7 +28,7 @@ mod watchers;
 mod writes;
 
 pub use crate::sys::{Accepted, Descriptor, PipeKind};
-pub use crate::transport::flow_control::Limits;
+pub use crate::transport::flow_control::{DEFAULT_HIGH, Limits};
 pub use crate::transport::gather::Data;
 pub use datagrams::{Destination, EndpointKind, Sending, Sent, SentOther};
 pub use face::{
@@ -37,6 +37,7 @@ pub use face::{
 pub use pipes::PipeEnd;
 pub use registry::Token;
 pub use streams::StreamInfo;
+pub(crate) use streams::is_transient;
 pub use watchers::Side;
 pub use writes::Written;
 

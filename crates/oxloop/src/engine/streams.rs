@@ -484,6 +484,6 @@ impl<F: Face> Engine<F> {
 }
 
 /// Errors that only say "not now".
-pub(super) fn is_transient(error: &io::Error) -> bool {
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

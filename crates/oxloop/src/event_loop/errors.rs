@@ -4,7 +4,7 @@ use super::EventLoop;
 use super::handle::Handle;
 use crate::address::Address;
 use crate::error::Error;
-use crate::transport::{DatagramTransport, Transport};
+use crate::transport::{DatagramTransport, SubprocessTransport, Transport};
 use std::fmt;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct ExceptionContext {
     pub transport: Option<Transport>,
     /// The datagram endpoint it concerns.
     pub endpoint: Option<DatagramTransport>,
+    /// The child process it concerns.
+    pub subprocess: Option<SubprocessTransport>,
     /// The name of the listening socket it concerns.
     pub socket: Option<Address>,
 }
@@ -45,6 +47,7 @@ impl ExceptionContext {
             protocol: None,
             transport: None,
             endpoint: None,
+            subprocess: None,
             socket: None,
         }
     }
@@ -69,6 +72,10 @@ impl ExceptionContext {
 
     pub(crate) fn endpoint(self, endpoint: &DatagramTransport) -> ExceptionContext {
         ExceptionContext { endpoint: Some(endpoint.clone()), ..self }
+    }
+
+    pub(crate) fn subprocess(self, subprocess: &SubprocessTransport) -> ExceptionContext {
+        ExceptionContext { subprocess: Some(subprocess.clone()), ..self }
     }
 
     pub(crate) fn socket(self, socket: Option<Address>) -> ExceptionContext {
@@ -98,6 +105,9 @@ impl fmt::Display for ExceptionContext {
         }
         if let Some(endpoint) = &self.endpoint {
             write!(f, "\ntransport: {endpoint:?}")?;
+        }
+        if let Some(subprocess) = &self.subprocess {
+            write!(f, "\ntransport: {subprocess:?}")?;
         }
         if let Some(socket) = &self.socket {
             write!(f, "\nsocket: {socket}")?;

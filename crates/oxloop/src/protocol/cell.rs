@@ -5,17 +5,18 @@
 //! protocol (a pause, by writing) waits in the cell until the callback has returned; a pause and
 //! a resume that wait together cancel out.
 
-use super::{DatagramProtocol, Protocol};
+use super::{DatagramProtocol, Protocol, SubprocessProtocol};
 use crate::address::Address;
 use crate::engine::Received;
 use crate::error::Misuse;
 use crate::event_loop::core::{Panicked, catch};
-use crate::transport::{DatagramTransport, Transport};
+use crate::transport::{DatagramTransport, SubprocessTransport, Transport};
 use parking_lot::ReentrantMutex;
 use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -82,6 +83,7 @@ struct Inner<P> {
 pub(crate) enum Concerned {
     Stream(Transport),
     Datagrams(DatagramTransport),
+    Subprocess(SubprocessTransport),
 }
 
 impl Concerned {
@@ -89,6 +91,7 @@ impl Concerned {
         match self {
             Concerned::Stream(transport) => transport.report(message, panic),
             Concerned::Datagrams(transport) => transport.report(message, panic),
+            Concerned::Subprocess(transport) => transport.report(message, panic),
         }
     }
 }
@@ -295,6 +298,73 @@ impl<P: DatagramProtocol + 'static> AnyDatagramProtocol for ProtocolCell<P> {
     }
 }
 
+/// A child process's protocol of any type, as its transport holds it.
+pub(crate) trait AnySubprocessProtocol: Any + Send + Sync {
+    fn connection_made(&self, transport: &SubprocessTransport) -> Result<(), Panicked>;
+    fn pipe_data_received(
+        &self,
+        transport: &SubprocessTransport,
+        fd: RawFd,
+        data: &[u8],
+    ) -> Result<(), Panicked>;
+    fn pipe_connection_lost(
+        &self,
+        transport: &SubprocessTransport,
+        fd: RawFd,
+        error: Option<crate::Error>,
+    ) -> Result<(), Panicked>;
+    fn process_exited(&self, transport: &SubprocessTransport) -> Result<(), Panicked>;
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
+    /// Pauses or resumes: now, or when the protocol's running callback has returned.
+    fn flow(&self, transport: &SubprocessTransport, flow: Flow);
+    fn type_name(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<P: SubprocessProtocol + 'static> AnySubprocessProtocol for ProtocolCell<P> {
+    fn connection_made(&self, transport: &SubprocessTransport) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_made(transport))
+    }
+
+    fn pipe_data_received(
+        &self,
+        transport: &SubprocessTransport,
+        fd: RawFd,
+        data: &[u8],
+    ) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.pipe_data_received(transport, fd, data))
+    }
+
+    fn pipe_connection_lost(
+        &self,
+        transport: &SubprocessTransport,
+        fd: RawFd,
+        error: Option<crate::Error>,
+    ) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.pipe_connection_lost(transport, fd, error))
+    }
+
+    fn process_exited(&self, transport: &SubprocessTransport) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.process_exited(transport))
+    }
+
+    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_lost(error))
+    }
+
+    fn flow(&self, transport: &SubprocessTransport, flow: Flow) {
+        self.flow_of(Concerned::Subprocess(transport.clone()), flow);
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<P>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
 /// A protocol that a connection uses, seen from outside of its callbacks; a clone is the same
 /// protocol. It outlives the connection, for a look at what became of it.
 ///
@@ -355,6 +425,26 @@ impl<P: DatagramProtocol + 'static> ProtocolHandle<P> {
 
     pub(crate) fn from_erased_datagrams(
         protocol: Arc<dyn AnyDatagramProtocol>,
+    ) -> Option<ProtocolHandle<P>> {
+        protocol.into_any().downcast().ok().map(ProtocolHandle)
+    }
+}
+
+impl<P: SubprocessProtocol + 'static> ProtocolHandle<P> {
+    pub(crate) fn of_subprocess(protocol: P) -> ProtocolHandle<P> {
+        let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
+            Flow::Pause => protocol.pause_writing(),
+            Flow::Resume => protocol.resume_writing(),
+        });
+        ProtocolHandle(Arc::new(cell))
+    }
+
+    pub(crate) fn erased_subprocess(&self) -> Arc<dyn AnySubprocessProtocol> {
+        self.0.clone()
+    }
+
+    pub(crate) fn from_erased_subprocess(
+        protocol: Arc<dyn AnySubprocessProtocol>,
     ) -> Option<ProtocolHandle<P>> {
         protocol.into_any().downcast().ok().map(ProtocolHandle)
     }

@@ -5,6 +5,7 @@ use super::engine::TlsEngine;
 use super::layer::TlsLayer;
 use super::options::Timeouts;
 use super::rustls::Rustls;
+use super::sendfile::SendFile;
 use super::state::{Direction, Session, TlsState};
 use super::wire::{Fresh, Wire};
 use crate::engine::Received;
@@ -43,9 +44,11 @@ pub(crate) struct TlsConnection {
 pub(super) struct Held {
     pub(super) protocol: Option<Arc<dyn AnyProtocol>>,
     /// Who waits for the end of the handshake.
-    pub(super) waiter: Option<Promise<Result<()>>>,
+    pub(super) waiter: Option<Waiting>,
     /// The handshake's, later the shutdown's.
     pub(super) timer: Option<TimerHandle>,
+    /// Where sendfile writes beside the application.
+    pub(super) file: SendFile,
 }
 
 /// What a TLS connection is made of.
@@ -57,8 +60,11 @@ pub(super) struct Parts {
     pub(super) protocol: Arc<dyn AnyProtocol>,
     /// Whether the protocol has had its `connection_made`.
     pub(super) made: bool,
-    pub(super) waiter: Option<Promise<Result<()>>>,
+    pub(super) waiter: Option<Waiting>,
 }
+
+/// Who waits for the end of a handshake.
+pub(super) type Waiting = Promise<Result<()>>;
 
 impl TlsConnection {
     pub(super) fn new(below: &Transport, parts: Parts) -> Arc<TlsConnection> {
@@ -68,7 +74,12 @@ impl TlsConnection {
             below: below.clone(),
             state: Mutex::new(TlsState::new(made)),
             wire: Mutex::new(Wire::new(engine, received)),
-            held: Mutex::new(Held { protocol: Some(protocol), waiter, timer: None }),
+            held: Mutex::new(Held {
+                protocol: Some(protocol),
+                waiter,
+                timer: None,
+                file: SendFile::None,
+            }),
             timeouts,
             closed: AtomicBool::new(false),
             sending: AtomicBool::new(false),
@@ -126,6 +137,11 @@ impl TlsConnection {
         }
     }
 
+    fn let_go(&self) -> (Option<Arc<dyn AnyProtocol>>, Option<Waiting>, Option<TimerHandle>) {
+        let mut held = self.held.lock();
+        (held.protocol.take(), held.waiter.take(), held.timer.take())
+    }
+
     // What the transport above does.
 
     pub(crate) fn protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
@@ -141,6 +157,17 @@ impl TlsConnection {
     }
 
     pub(crate) fn write(&self, pieces: &[Payload<'_>]) {
+        if self.is_sending_file() {
+            let transport = self.transport();
+            let misuse = Misuse::SendfileInProgress;
+            transport.inspect(|it| it.report(misuse.to_string(), misuse.clone()));
+            return;
+        }
+        self.write_through(pieces);
+    }
+
+    /// The same while a file is sent, as a part of it.
+    pub(super) fn write_through(&self, pieces: &[Payload<'_>]) {
         let (session, taken) = {
             let mut state = self.state.lock();
             let (session, taken) = (state.session(), state.may_write());
@@ -203,12 +230,9 @@ impl TlsConnection {
         self.state.lock().limits(Direction::Outgoing)
     }
 
-    /// The limits are in order, as the caller has checked.
-    pub(crate) fn set_write_buffer_limits(&self, high: Option<usize>, low: Option<usize>) {
-        let set = self.state.lock().set_limits(Direction::Outgoing, high, low);
-        if set.is_ok() {
-            self.flow_on(|tls, fresh| tls.control_writing(fresh));
-        }
+    pub(crate) fn set_write_buffer_limits(&self, limits: Limits) {
+        self.state.lock().set_limits(Direction::Outgoing, limits);
+        self.flow_on(|tls, fresh| tls.control_writing(fresh));
     }
 
     /// What rustls says of the session.
@@ -277,14 +301,8 @@ impl AnyProtocol for TlsConnection {
             }
         }
         let tell = self.transport_lost();
-        let Held { protocol, waiter, timer } = {
-            let mut held = self.held.lock();
-            Held {
-                protocol: held.protocol.take(),
-                waiter: held.waiter.take(),
-                timer: held.timer.take(),
-            }
-        };
+        self.settle_sendfile(Err(Errno::CONNABORTED));
+        let (protocol, waiter, timer) = self.let_go();
         if let Some(timer) = timer {
             timer.cancel();
         }
@@ -310,17 +328,18 @@ impl AnyProtocol for TlsConnection {
     fn flow(&self, _: &Transport, flow: Flow) {
         match flow {
             Flow::Pause => self.transport_paused(),
-            Flow::Resume => self.flow_on(|tls, fresh| tls.transport_resumed(fresh)),
+            Flow::Resume => {
+                self.flow_on(|tls, fresh| tls.transport_resumed(fresh));
+                self.settle_sendfile(Ok(()));
+            }
         }
     }
 
     fn abandoned(&self) {
         self.mark();
         self.state.lock().unwrap();
-        let (protocol, waiter, timer) = {
-            let mut held = self.held.lock();
-            (held.protocol.take(), held.waiter.take(), held.timer.take())
-        };
+        self.settle_sendfile(Err(Errno::CONNABORTED));
+        let (protocol, waiter, timer) = self.let_go();
         if let Some(protocol) = &protocol {
             protocol.abandoned();
         }

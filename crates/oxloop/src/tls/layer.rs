@@ -229,16 +229,15 @@ pub trait TlsLayer {
     /// The body of [`do_read`](Self::do_read).
     fn read_and_answer(&self, cx: Self::Context<'_>) -> Result<(), Self::Error> {
         let reading = self.state().lock().is_reading();
-        if reading {
-            if self.pull(cx)? == Pulled::CloseNotify {
-                self.call_eof_received(cx)?;
-                self.start_shutdown(cx)?;
-            }
-            if self.has_backlog() {
-                self.do_write(cx)?;
-            } else {
-                self.process_outgoing(cx)?;
-            }
+        if reading && self.pull(cx)? == Pulled::CloseNotify {
+            self.call_eof_received(cx)?;
+            self.start_shutdown(cx)?;
+        }
+        // Paused or not: the end of the handshake may be among it (asyncio keeps it back).
+        if self.has_backlog() {
+            self.do_write(cx)?;
+        } else {
+            self.process_outgoing(cx)?;
         }
         self.control_reading(cx)
     }

@@ -8,6 +8,7 @@
 //! | `options.rs`, `start_tls.rs`, `extra_info.rs` | what a Rust program says, and asks |
 //! | `over.rs` | where a new connection gets it |
 //! | `connection.rs`, `face.rs` | one connection of the Rust face: below, above, and the layer |
+//! | `sendfile.rs` | files |
 //! | `rustls.rs`, `wire.rs` | its engine, and what waits around it |
 //!
 //! A face says what encrypts and who is above and below, by [`TlsLayer`]; the rules are shared.
@@ -29,6 +30,8 @@ mod face;
 mod options;
 #[cfg(feature = "rustls")]
 mod rustls;
+#[cfg(feature = "rustls")]
+mod sendfile;
 #[cfg(feature = "rustls")]
 mod start_tls;
 #[cfg(feature = "rustls")]

@@ -59,7 +59,8 @@ impl Over {
             core.act(move |cx| {
                 let protocol = |below: &Transport| -> Arc<dyn AnyProtocol> {
                     let tls = session.over(below, protocol, false, Some(done));
-                    opened.set_result(Unclaimed(Some(below.under(tls.clone()))));
+                    let transport = below.under(tls.clone());
+                    opened.set_result(Unclaimed::new(transport, Transport::close));
                     tls
                 };
                 Connection::open(cx, socket, peer, protocol, None, drop);
@@ -76,7 +77,7 @@ impl Over {
                 |_| protocol,
                 None,
                 move |transport| {
-                    opened.set_result(Unclaimed(Some(transport)));
+                    opened.set_result(Unclaimed::new(transport, Transport::close));
                 },
             );
         });

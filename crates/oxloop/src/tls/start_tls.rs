@@ -70,7 +70,7 @@ impl EventLoop {
 /// A connection in its handshake: dropped, it is closed.
 struct Upgrade {
     above: Transport,
-    below: Unclaimed,
+    below: Unclaimed<Transport>,
     handshake: Waiter<Result<()>>,
 }
 
@@ -96,5 +96,5 @@ fn begin(below: Transport, protocol: Arc<dyn AnyProtocol>, session: TlsSession) 
     }));
     let transport = below.clone();
     core.call_soon(Handle::once(move || transport.resume_reading()));
-    Ok(Upgrade { above, below: Unclaimed(Some(below)), handshake })
+    Ok(Upgrade { above, below: Unclaimed::new(below, Transport::close), handshake })
 }

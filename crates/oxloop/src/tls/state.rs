@@ -10,7 +10,6 @@
 //! watermarks say who is paused. The states, their names and the limits are those of CPython's
 //! `asyncio/sslproto.py`.
 
-use crate::error::InvalidLimits;
 use crate::transport::flow_control::Limits;
 
 /// Where the session is.
@@ -64,8 +63,8 @@ struct Watermark {
 }
 
 impl Watermark {
-    fn new(high: usize) -> Watermark {
-        let limits = Limits::new(Some(high), None).unwrap_or_default();
+    fn new(direction: Direction) -> Watermark {
+        let limits = Limits::new(Some(direction.default_high()), None).unwrap_or_default();
         Watermark { limits, flow: Flow::Open }
     }
 
@@ -91,6 +90,16 @@ pub enum Direction {
     Incoming,
     /// What was written and did not leave: over its limits the application is paused.
     Outgoing,
+}
+
+impl Direction {
+    /// The high-water mark of a new connection, bytes.
+    pub fn default_high(self) -> usize {
+        match self {
+            Direction::Incoming => INCOMING_HIGH,
+            Direction::Outgoing => OUTGOING_HIGH,
+        }
+    }
 }
 
 /// High-water mark of received ciphertext, bytes.
@@ -124,8 +133,8 @@ impl TlsState {
             application: if made { Application::Made } else { Application::Init },
             reading: Flow::Open,
             transport: Flow::Open,
-            incoming: Watermark::new(INCOMING_HIGH),
-            outgoing: Watermark::new(OUTGOING_HIGH),
+            incoming: Watermark::new(Direction::Incoming),
+            outgoing: Watermark::new(Direction::Outgoing),
             peer_ended: false,
             lost_writes: 0,
         }
@@ -277,24 +286,9 @@ impl TlsState {
         }
     }
 
-    /// Sets the limits as `set_write_buffer_limits(high, low)` takes them: a missing high is four
-    /// times low, or the default; a missing low a quarter of high.
-    ///
-    /// # Errors
-    /// [`InvalidLimits`] unless `high >= low`.
-    pub fn set_limits(
-        &mut self,
-        direction: Direction,
-        high: Option<usize>,
-        low: Option<usize>,
-    ) -> Result<(), InvalidLimits> {
-        let default = match direction {
-            Direction::Incoming => INCOMING_HIGH,
-            Direction::Outgoing => OUTGOING_HIGH,
-        };
-        let high = if low.is_none() { high.or(Some(default)) } else { high };
-        self.side(direction).limits = Limits::new(high, low)?;
-        Ok(())
+    /// Sets the limits; [`control`](Self::control) with the present size is next.
+    pub fn set_limits(&mut self, direction: Direction, limits: Limits) {
+        self.side(direction).limits = limits;
     }
 
     fn side(&mut self, direction: Direction) -> &mut Watermark {
@@ -381,7 +375,8 @@ mod tests {
         ) {
             let high = low + over;
             let mut state = TlsState::new(true);
-            state.set_limits(Direction::Outgoing, Some(high), Some(low)).unwrap();
+            let limits = Limits::new(Some(high), Some(low)).unwrap();
+            state.set_limits(Direction::Outgoing, limits);
             let mut paused = false;
             for size in sizes {
                 match state.control(Direction::Outgoing, size) {
@@ -414,12 +409,9 @@ mod tests {
 
     #[test]
     fn the_default_limits() {
-        let mut state = TlsState::new(false);
+        let state = TlsState::new(false);
         let limits = state.limits(Direction::Outgoing);
         assert_eq!((limits.low(), limits.high()), (128 * 1024, 512 * 1024));
         assert_eq!(state.limits(Direction::Incoming).high(), 256 * 1024);
-        state.set_limits(Direction::Incoming, None, Some(10)).unwrap();
-        assert_eq!(state.limits(Direction::Incoming).high(), 40);
-        assert!(state.set_limits(Direction::Incoming, Some(1), Some(2)).is_err());
     }
 }

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `stream.rs` | one connection between engine and protocol |
 //! | `datagram.rs` | one datagram endpoint, likewise, and its transport |
-//! | `sendfile.rs` | files, sent by the kernel |
+//! | `subprocess.rs` | one child process, likewise |
+//! | `sendfile.rs` | files, sent by the kernel where it can |
 //! | `payload.rs` | what can be written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
@@ -23,11 +24,13 @@ pub(crate) mod gather;
 mod payload;
 mod sendfile;
 pub(crate) mod stream;
+pub(crate) mod subprocess;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod write_buffer;
 
 pub use datagram::DatagramTransport;
 pub use payload::Payload;
+pub use subprocess::SubprocessTransport;
 
 use crate::address::Address;
 use crate::error::Misuse;
@@ -36,7 +39,7 @@ use crate::event_loop::EventLoop;
 use crate::event_loop::core::Core;
 use crate::protocol::{Protocol, ProtocolHandle};
 #[cfg(feature = "rustls")]
-use crate::tls::TlsConnection;
+use crate::tls::{Direction, TlsConnection};
 use flow_control::Limits;
 use socket2::Socket;
 use std::fmt;
@@ -286,9 +289,14 @@ impl Transport {
         high: Option<usize>,
         low: Option<usize>,
     ) -> Result<(), Misuse> {
+        #[cfg(feature = "rustls")]
+        let high = match (self.tls(), high, low) {
+            (Some(_), None, None) => Some(Direction::Outgoing.default_high()),
+            (_, high, _) => high,
+        };
         let (limits, transport) = (Limits::new(high, low)?, self.clone());
         self.0.core.act(move |cx| {
-            over_tls!(transport, tls => tls.set_write_buffer_limits(high, low));
+            over_tls!(transport, tls => tls.set_write_buffer_limits(limits));
             let Ok(()) = cx.core.engine.set_write_buffer_limits(cx, transport.0.token, limits);
         });
         Ok(())

@@ -1,34 +1,40 @@
-//! Files, sent by the kernel (asyncio: *Transferring files*).
+//! Files, sent by the kernel where it can (asyncio: *Transferring files*).
 
-use super::{Transport, over_tls};
-use crate::engine::Side;
+use super::Transport;
+use crate::engine::{Side, is_transient};
 use crate::error::{Misuse, Result};
 use crate::event_loop::face::Callback;
 use crate::event_loop::{Handle, Promise, promise};
-use rustix::io::Errno;
+use crate::sys;
+use rustix::io::{Errno, retry_on_intr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 /// sendfile(2) sends at most 2,147,479,552 bytes at once.
 const AT_ONCE: u64 = 1 << 30;
+/// What the fallback reads at once, bytes; asyncio's SENDFILE_FALLBACK_READBUFFER_SIZE.
+const BLOCK: u64 = 256 * 1024;
 
 impl Transport {
-    /// Sends a file by sendfile(2), behind what was written before: `count` bytes from `offset`
-    /// on, or all there are. Answers how many were sent. The file's own position neither matters
-    /// nor changes.
+    /// Sends a file, behind what was written before: `count` bytes from `offset` on, or all there
+    /// are. Answers how many were sent. The file's own position neither matters nor changes.
     ///
-    /// Until then the transport does not read, and what is written to it is refused with
+    /// The kernel sends it where it can (sendfile(2)). Else, and over TLS, it is read in pieces, in the
+    /// loop's executor, and each is sent before the next is read; what has no positions, as a pipe,
+    /// is read from where it is.
+    ///
+    /// Until it is sent the transport does not read, and what is written to it is refused with
     /// [`Misuse::SendfileInProgress`] at the loop's exception handler. Dropping the future stops
     /// sending; what was sent stays sent.
     ///
-    /// Source: *loop.sendfile* with `fallback=False`; sendfile(2).
+    /// Source: *loop.sendfile*; sendfile(2).
     ///
     /// # Errors
-    /// [`Misuse::TransportClosing`], [`Misuse::SendfileUnsupported`] for a pipe and over TLS,
+    /// [`Misuse::TransportClosing`], [`Misuse::SendfileUnsupported`] for a transport of a pipe,
     /// [`Misuse::SendfileInProgress`]; [`Error::Io`](crate::Error::Io) of the connection
-    /// (ECONNABORTED where this side closed it), or EINVAL for a file that the kernel cannot send:
-    /// read it then, and [`write`](Self::write).
+    /// (ECONNABORTED where this side closed it) or of the file: EISDIR for a directory, ESPIPE
+    /// for an offset into what has none, EAGAIN for one that has nothing yet and does not block.
     ///
     /// ```
     /// # async fn serve(transport: &oxloop::Transport) -> oxloop::Result<()> {
@@ -40,21 +46,62 @@ impl Transport {
     /// # }
     /// ```
     pub async fn sendfile(&self, file: impl AsFd, offset: u64, count: Option<u64>) -> Result<u64> {
+        self.send_file(file.as_fd(), offset, count, true).await
+    }
+
+    /// The same by the kernel alone.
+    ///
+    /// Source: *loop.sendfile* with `fallback=False`.
+    ///
+    /// # Errors
+    /// Those of [`sendfile`](Self::sendfile), and EINVAL, ESPIPE or EOVERFLOW for a file that the
+    /// kernel cannot send (asyncio: *SendfileNotAvailableError*); [`Misuse::SendfileUnsupported`] over
+    /// TLS as well.
+    pub async fn sendfile_native(
+        &self,
+        file: impl AsFd,
+        offset: u64,
+        count: Option<u64>,
+    ) -> Result<u64> {
+        self.send_file(file.as_fd(), offset, count, false).await
+    }
+
+    async fn send_file(
+        &self,
+        file: BorrowedFd<'_>,
+        start: u64,
+        count: Option<u64>,
+        fallback: bool,
+    ) -> Result<u64> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls() {
+            return if fallback {
+                let sending = tls.begin_sendfile().await?;
+                copy(self, file, start, count, async |piece| sending.send(piece).await).await
+            } else {
+                Err(Misuse::SendfileUnsupported.into())
+            };
+        }
         let (begun, waiter) = promise();
         let transport = self.clone();
         self.0.core.act(move |_| _ = begun.set_result(transport.begin_sendfile()));
         let (sending, drained) = waiter.await.map_err(|_| Misuse::LoopClosed)??;
         drained.await.map_err(|_| Misuse::LoopClosed)??;
-        let (mut offset, mut total) = (offset, 0);
+        let (mut offset, mut total) = (start, 0);
         loop {
             let left = count.map_or(AT_ONCE, |count| (count - total).min(AT_ONCE));
             if left == 0 {
                 return Ok(total);
             }
-            match rustix::fs::sendfile(&sending.socket, &file, Some(&mut offset), left as usize) {
+            match rustix::fs::sendfile(&sending.socket, file, Some(&mut offset), left as usize) {
                 Ok(0) => return Ok(total),
                 Ok(sent) => total += sent as u64,
                 Err(Errno::AGAIN | Errno::INTR) => {}
+                // As asyncio: whatever it is, reading and sending will say it again.
+                Err(_) if total == 0 && fallback => {
+                    let send = async |piece: Vec<u8>| sending.send_all(&piece).await;
+                    return copy(self, file, start, count, send).await;
+                }
                 Err(error) => return Err(io::Error::from(error).into()),
             }
             sending.writable().await?;
@@ -68,7 +115,6 @@ impl Transport {
         if engine.stream_info(self.0.token).is_none_or(|info| info.closing) {
             return Err(Misuse::TransportClosing.into());
         }
-        over_tls!(self, _tls => Err(Misuse::SendfileUnsupported.into()));
         if engine.is_pipe(self.0.token) {
             return Err(Misuse::SendfileUnsupported.into());
         }
@@ -110,6 +156,19 @@ struct Sending {
 }
 
 impl Sending {
+    async fn send_all(&self, mut data: &[u8]) -> Result<()> {
+        while !data.is_empty() {
+            // Before the send: the connection may have been closed while the file was read.
+            self.writable().await?;
+            match sys::send(self.socket.as_fd(), data) {
+                Ok(sent) => data = &data[sent..],
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the socket takes more, or the connection is lost.
     async fn writable(&self) -> Result<()> {
         let core = &self.transport.0.core;
@@ -140,6 +199,49 @@ impl Drop for Sending {
             }
         });
     }
+}
+
+/// Reads a file and sends it, a piece at a time.
+async fn copy(
+    transport: &Transport,
+    file: BorrowedFd<'_>,
+    start: u64,
+    count: Option<u64>,
+    send: impl AsyncFn(Vec<u8>) -> Result<()>,
+) -> Result<u64> {
+    // A read that is going on outlives this future.
+    let file = Arc::new(file.try_clone_to_owned()?);
+    let mut total = 0;
+    loop {
+        let size = count.map_or(BLOCK, |count| (count - total).min(BLOCK)) as usize;
+        if size == 0 {
+            return Ok(total);
+        }
+        let (file, at) = (file.clone(), start.saturating_add(total));
+        let event_loop = transport.event_loop().ok_or(Misuse::LoopClosed)?;
+        let read = event_loop.run_in_executor(move || read_at(&*file, start, at, size));
+        // A handle in a future of the loop's own would keep the loop alive.
+        drop(event_loop);
+        let piece = read.await??;
+        if piece.is_empty() {
+            return Ok(total);
+        }
+        let sent = piece.len() as u64;
+        send(piece).await?;
+        total += sent;
+    }
+}
+
+/// Reads at a position, or on from where the file is where it has no positions and none but its
+/// beginning was asked for.
+fn read_at(file: impl AsFd, start: u64, at: u64, size: usize) -> io::Result<Vec<u8>> {
+    let mut piece = vec![0; size];
+    let read = retry_on_intr(|| match rustix::io::pread(&file, &mut *piece, at) {
+        Err(Errno::SPIPE) if start == 0 => rustix::io::read(&file, &mut *piece),
+        result => result,
+    })?;
+    piece.truncate(read);
+    Ok(piece)
 }
 
 /// Ends a watch, however the wait ends.

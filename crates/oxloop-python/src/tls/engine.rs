@@ -1,0 +1,305 @@
+//! An `ssl.SSLObject` between two `ssl.MemoryBIO`s: ciphertext in, ciphertext out.
+//!
+//! A read that finds nothing raises SSLWantReadError, which costs more than a record's
+//! decryption: so nothing is read unless the BIO, or the object, holds something.
+
+use crate::ffi::bytes::filled_by;
+use crate::ffi::calls;
+use oxloop::tls::{Failed, Progress, Pulled};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The most plain text of one TLS record, bytes (RFC 8446, 5.1): a read returns no more.
+const RECORD: usize = 16 * 1024;
+/// So much ciphertext is taken at once, bytes: below glibc's mmap threshold (128 KiB).
+const TAKE: usize = 112 * 1024;
+
+/// What is needed of the `ssl` module.
+struct Names {
+    want_read: Py<PyAny>,
+    syscall: Py<PyAny>,
+    error: Py<PyAny>,
+    certificate_error: Py<PyAny>,
+    ssl_object: Py<PyAny>,
+}
+
+fn names(py: Python<'_>) -> PyResult<&Names> {
+    static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+    NAMES.get_or_try_init(py, || {
+        let ssl = py.import("ssl")?;
+        let get = |name: &str| PyResult::Ok(ssl.getattr(name)?.unbind());
+        PyResult::Ok(Names {
+            want_read: get("SSLWantReadError")?,
+            syscall: get("SSLSyscallError")?,
+            error: get("SSLError")?,
+            certificate_error: get("CertificateError")?,
+            ssl_object: get("SSLObject")?,
+        })
+    })
+}
+
+/// Whether an error only says "when more has come in" (asyncio's `SSLAgainErrors`).
+fn is_again(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    let names = names(py)?;
+    let is = |class: &Py<PyAny>| error.is_instance(py, class.bind(py));
+    Ok(is(&names.want_read) || is(&names.syscall))
+}
+
+/// Whether an error says that a certificate is not to be trusted.
+pub(super) fn is_certificate_error(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    Ok(error.is_instance(py, names(py)?.certificate_error.bind(py)))
+}
+
+/// What a read found.
+pub(super) enum Read<T> {
+    Data(T),
+    /// Nothing, or not a whole record.
+    Again,
+    /// The peer's closing alert.
+    CloseNotify,
+}
+
+/// The engine of one connection.
+pub(super) struct SslEngine {
+    /// The SSLObject, as programs see it.
+    pub(super) object: Py<PyAny>,
+    /// Who is asked to read and write: the object that the SSLObject wraps, or the SSLObject
+    /// itself where it is of a class of the program's.
+    session: Py<PyAny>,
+    incoming: Py<PyAny>,
+    outgoing: Py<PyAny>,
+    /// Bytes in `incoming`, as of the last look.
+    pending: AtomicUsize,
+    /// Whether the object may hold a part of a record, or of a record's text.
+    holds_part: AtomicBool,
+}
+
+impl SslEngine {
+    /// The engine of an SSLObject that was made with these two BIOs.
+    pub(super) fn new(
+        object: Bound<'_, PyAny>,
+        incoming: Bound<'_, PyAny>,
+        outgoing: Bound<'_, PyAny>,
+    ) -> PyResult<SslEngine> {
+        let py = object.py();
+        let stock = object.get_type().is(names(py)?.ssl_object.bind(py));
+        let inner = if stock { object.getattr_opt("_sslobj")? } else { None };
+        Ok(SslEngine {
+            session: inner.unwrap_or_else(|| object.clone()).unbind(),
+            object: object.unbind(),
+            incoming: incoming.unbind(),
+            outgoing: outgoing.unbind(),
+            pending: AtomicUsize::new(0),
+            holds_part: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.object)?;
+        visit.call(&self.session)?;
+        visit.call(&self.incoming)?;
+        visit.call(&self.outgoing)
+    }
+
+    /// Ciphertext has come in: any bytes-like object.
+    #[inline]
+    pub(super) fn feed(&self, ciphertext: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = ciphertext.py();
+        calls::method(self.incoming.bind(py), intern!(py, "write"), [ciphertext])?;
+        self.look(py)
+    }
+
+    /// Notes how much ciphertext waits.
+    #[inline]
+    fn look(&self, py: Python<'_>) -> PyResult<()> {
+        let pending = self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()?;
+        self.pending.store(pending, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Received ciphertext that is not decrypted yet, bytes.
+    #[inline]
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Ciphertext that nobody has taken yet, bytes.
+    pub(super) fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
+        self.outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    /// One step of the handshake.
+    pub(super) fn handshake(&self, py: Python<'_>) -> Result<Progress, Failed<PyErr>> {
+        self.step(py, intern!(py, "do_handshake"))
+    }
+
+    /// One step of the exchange of closing alerts.
+    pub(super) fn unwrap(&self, py: Python<'_>) -> Result<Progress, Failed<PyErr>> {
+        self.step(py, intern!(py, "unwrap"))
+    }
+
+    fn step(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, pyo3::types::PyString>,
+    ) -> Result<Progress, Failed<PyErr>> {
+        let called = calls::method(self.object.bind(py), name, []);
+        self.look(py).map_err(Failed::Other)?;
+        let Err(error) = called else { return Ok(Progress::Done) };
+        if is_again(py, &error).map_err(Failed::Other)? {
+            return Ok(Progress::Again);
+        }
+        let names = names(py).map_err(Failed::Other)?;
+        if error.is_instance(py, names.error.bind(py)) {
+            Err(Failed::Tls(error))
+        } else {
+            Err(Failed::Other(error))
+        }
+    }
+
+    /// Whether a read could find anything.
+    #[inline]
+    pub(super) fn may_read(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.pending() > 0 {
+            return Ok(true);
+        }
+        if !self.holds_part.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let held: usize =
+            calls::method(self.session.bind(py), intern!(py, "pending"), [])?.extract()?;
+        Ok(held > 0)
+    }
+
+    /// Reads all that is there: the data, and what came behind it. What an error follows is not
+    /// lost.
+    #[inline]
+    pub(super) fn read_all<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Option<Bound<'py, PyBytes>>, PyResult<Pulled>)> {
+        let (data, mut ended) = self.read_several(py)?;
+        let Some(first) = data else { return Ok((None, ended)) };
+        if !(matches!(ended, Ok(Pulled::Again)) && self.may_read(py)?) {
+            return Ok((Some(first), ended));
+        }
+        let mut pieces = vec![first];
+        while matches!(ended, Ok(Pulled::Again)) {
+            let (data, next) = self.read_several(py)?;
+            ended = next;
+            match data {
+                Some(data) => pieces.push(data),
+                None => break,
+            }
+        }
+        let joined = PyBytes::new(py, b"").call_method1(intern!(py, "join"), (pieces,))?;
+        Ok((Some(joined.cast_into()?), ended))
+    }
+
+    /// Reads as much as the present look at the BIO lets expect.
+    #[inline]
+    fn read_several<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Option<Bound<'py, PyBytes>>, PyResult<Pulled>)> {
+        if self.pending() <= RECORD {
+            return Ok(match self.read(py) {
+                Ok(Read::Data(data)) => (Some(data), Ok(Pulled::Again)),
+                Ok(Read::Again) => (None, Ok(Pulled::Again)),
+                Ok(Read::CloseNotify) => (None, Ok(Pulled::CloseNotify)),
+                Err(error) => (None, Err(error)),
+            });
+        }
+        let part = self.holds_part.load(Ordering::Relaxed);
+        // No record's text is longer than its ciphertext.
+        let room = self.pending() + if part { RECORD } else { 0 };
+        let mut ended = Ok(Pulled::Again);
+        let data = filled_by(py, room, |view, size| {
+            ended = match self.read_into(view, size) {
+                Ok(Read::Data(count)) => return Ok(Some(count)),
+                Ok(Read::Again) => Ok(Pulled::Again),
+                Ok(Read::CloseNotify) => Ok(Pulled::CloseNotify),
+                Err(error) => Err(error),
+            };
+            Ok(None)
+        })?;
+        Ok((Some(data).filter(|data| !data.as_bytes().is_empty()), ended))
+    }
+
+    /// Reads what one record holds.
+    #[inline]
+    fn read<'py>(&self, py: Python<'py>) -> PyResult<Read<Bound<'py, PyBytes>>> {
+        if !self.may_read(py)? {
+            return Ok(Read::Again);
+        }
+        let part = self.holds_part.load(Ordering::Relaxed);
+        let room = if part { RECORD } else { self.pending().min(RECORD) };
+        let size = room.into_pyobject(py)?;
+        let called = calls::method(self.session.bind(py), intern!(py, "read"), [size.as_any()]);
+        self.look(py)?;
+        let data = match called {
+            Ok(data) => data.cast_into::<PyBytes>()?,
+            Err(error) => return self.again(py, error),
+        };
+        let count = data.as_bytes().len();
+        self.holds_part.store(count == room, Ordering::Relaxed);
+        Ok(if count == 0 { Read::CloseNotify } else { Read::Data(data) })
+    }
+
+    /// Reads into `room`, a writable buffer of `size` bytes.
+    pub(super) fn read_into(&self, room: &Bound<'_, PyAny>, size: usize) -> PyResult<Read<usize>> {
+        let py = room.py();
+        // asyncio takes an empty buffer for the end, as the engine answers 0.
+        if size > 0 && !self.may_read(py)? {
+            return Ok(Read::Again);
+        }
+        let wanted = size.into_pyobject(py)?;
+        let arguments = [wanted.as_any(), room];
+        let called = calls::method(self.session.bind(py), intern!(py, "read"), arguments);
+        self.look(py)?;
+        let count: usize = match called {
+            Ok(count) => count.extract()?,
+            Err(error) => return self.again(py, error),
+        };
+        self.holds_part.store(count == size, Ordering::Relaxed);
+        Ok(if count == 0 { Read::CloseNotify } else { Read::Data(count) })
+    }
+
+    #[cold]
+    fn again<T>(&self, py: Python<'_>, error: PyErr) -> PyResult<Read<T>> {
+        if !is_again(py, &error)? {
+            return Err(error);
+        }
+        self.holds_part.store(true, Ordering::Relaxed);
+        Ok(Read::Again)
+    }
+
+    /// Encrypts `data`; how much of it, or `None` where that has to wait for the peer.
+    #[inline]
+    pub(super) fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+        let py = data.py();
+        match calls::method(self.session.bind(py), intern!(py, "write"), [data]) {
+            Ok(count) => Ok(Some(count.extract()?)),
+            Err(error) if is_again(py, &error)? => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets what nobody has taken: there is nobody to send it to.
+    pub(super) fn discard(&self, py: Python<'_>) -> PyResult<()> {
+        calls::method(self.outgoing.bind(py), intern!(py, "read"), []).map(drop)
+    }
+
+    /// The next piece of ciphertext to send.
+    #[inline]
+    pub(super) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let size = TAKE.into_pyobject(py)?;
+        let taken = calls::method(self.outgoing.bind(py), intern!(py, "read"), [size.as_any()])?;
+        let taken = taken.cast_into::<PyBytes>()?;
+        Ok(if taken.as_bytes().is_empty() { None } else { Some(taken) })
+    }
+}
