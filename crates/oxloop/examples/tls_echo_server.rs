@@ -44,11 +44,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_no_client_auth()
         .with_single_cert(vec![identity.cert.der().clone()], key)?;
 
+    std::fs::write(&file, identity.cert.pem())?;
+
     let event_loop = EventLoop::new()?;
     event_loop.run_until_complete(async {
         let options = ServerOptions::new(("127.0.0.1", port)).tls(config);
         let server = event_loop.create_server(|| EchoServerProtocol, options).await?;
-        std::fs::write(&file, identity.cert.pem()).map_err(Error::from)?;
         println!("Serving on {:?}, certificate in {}", server.local_addrs(), file.display());
         server.serve_forever().await
     })??;

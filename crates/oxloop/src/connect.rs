@@ -115,7 +115,7 @@ impl EventLoop {
     /// used as it is; the connection owns it from then on.
     ///
     /// The protocol's `connection_made` has been called when the future is done; with
-    /// [TLS](ConnectOptions::tls) that is after the handshake. Dropping the
+    /// TLS that is after the handshake. Dropping the
     /// future before that leaves nothing behind: attempts under way are given up, and a connection
     /// that was made already is closed.
     ///
@@ -124,7 +124,7 @@ impl EventLoop {
     /// # Errors
     /// [`Error::Io`] with the errno of the only address, or [`Error::Connect`] with those of
     /// all; the resolver's error; [`Misuse::StreamExpected`] for a socket of another kind;
-    /// [`Misuse::LoopClosed`]. With TLS those of [`start_tls`](Self::start_tls), too.
+    /// [`Misuse::LoopClosed`]. With TLS those of `start_tls`, too.
     ///
     /// ```
     /// # fn main() -> oxloop::Result<()> {
