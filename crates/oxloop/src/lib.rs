@@ -144,7 +144,7 @@ pub use unix::{UnixConnectOptions, UnixServerOptions, UnixTarget};
 #[cfg(feature = "rustls")]
 pub use rustls;
 #[cfg(feature = "rustls")]
-pub use tls::{TlsClientOptions, TlsOptions, TlsServerOptions};
+pub use tls::{StartTlsOptions, TlsClientOptions, TlsServerOptions};
 
 /// The README's example is tested as well.
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ mod util;
 use oxloop::rustls::StreamOwned;
 use oxloop::rustls::client::ClientConnection;
 use oxloop::{
-    Error, EventLoop, Misuse, Promise, Protocol, ProtocolHandle, TlsClientOptions,
+    Error, EventLoop, Misuse, Promise, Protocol, ProtocolHandle, StartTlsOptions, TlsClientOptions,
     TlsServerOptions, Transport,
 };
 use std::io::{self, Read, Write};
@@ -163,7 +163,7 @@ impl Protocol for StartTls {
         let command = b"STARTTLS\n".len();
         assert_eq!(&data[..command], b"STARTTLS\n");
         transport.write("go on\n");
-        let tls = server().received(data[command..].to_vec());
+        let tls = StartTlsOptions::new(server()).received(data[command..].to_vec());
         let (transport, event_loop) = (transport.clone(), self.event_loop.clone());
         let protocol = transport.protocol::<StartTls>().unwrap();
         self.event_loop.create_task(async move {

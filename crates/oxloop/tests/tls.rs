@@ -278,23 +278,33 @@ impl BufferedProtocol for Small {
 #[test]
 fn buffered_protocols_are_decrypted_into() {
     let event_loop = new_loop();
-    run(&event_loop, async {
-        let (address, peer) = serve_once(|socket| {
-            let mut stream = answer(socket, server_config());
-            stream.write_all(&pattern(100_000)).unwrap();
+    // With the closing alert, and without: all that came before is read.
+    for alert in [true, false] {
+        run(&event_loop, buffered(&event_loop, alert));
+    }
+}
+
+async fn buffered(event_loop: &EventLoop, alert: bool) {
+    let (address, peer) = serve_once(move |socket| {
+        let mut stream = answer(socket, server_config());
+        stream.write_all(&pattern(100_000)).unwrap();
+        if alert {
             stream.conn.send_close_notify();
             stream.flush().unwrap();
-            read_all(&mut stream)
-        });
-        let log = Log::default();
-        let factory = || Buffered(Small { buffer: [0; 1000], data: Vec::new(), log: log.clone() });
-        let to = secured(address, client_config());
-        let (_, small) = event_loop.create_connection(factory, to).await.unwrap();
-        until(&event_loop, || log.has("lost")).await;
-        assert_eq!(log.lines(), ["eof", "lost"]);
-        assert_eq!(small.with(|small| small.0.data.clone()).unwrap(), pattern(100_000));
-        assert_eq!(peer.join().unwrap(), (Vec::new(), true));
+        } else {
+            stream.flush().unwrap();
+            stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        read_all(&mut stream)
     });
+    let log = Log::default();
+    let factory = || Buffered(Small { buffer: [0; 1000], data: Vec::new(), log: log.clone() });
+    let to = secured(address, client_config());
+    let (_, small) = event_loop.create_connection(factory, to).await.unwrap();
+    until(event_loop, || log.has("lost")).await;
+    assert_eq!(log.lines(), ["eof", "lost"]);
+    assert_eq!(small.with(|small| small.0.data.clone()).unwrap(), pattern(100_000));
+    assert_eq!(peer.join().unwrap(), (Vec::new(), alert));
 }
 
 /// Gives no memory.

@@ -3,7 +3,7 @@
 use super::connection::TlsConnection;
 use super::engine::Decrypted;
 use super::layer::{Failed, Progress, Pulled, Timer, TlsLayer};
-use super::state::TlsState;
+use super::state::{Session, TlsState};
 use super::wire::Fresh;
 use crate::error::{Error, Misuse, Result};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived};
@@ -53,13 +53,14 @@ impl TlsConnection {
         Ok(if end? == Decrypted::CloseNotify { Pulled::CloseNotify } else { Pulled::Again })
     }
 
-    /// Decrypts into the protocol's own buffer. One that is full is filled again in a later turn.
+    /// Decrypts into the protocol's own buffer. One that is full is filled again in a later turn, or
+    /// at once where there will be none.
     fn pull_buffered(
         &self,
         fresh: Fresh<'_>,
         protocol: &dyn AnyProtocol,
         transport: &Transport,
-    ) -> Result<Pulled> {
+    ) -> Result<Option<Pulled>> {
         let size = self.wire.lock().incoming(fresh);
         let mut end = Ok(None);
         let received = protocol.receive(transport, (size > 0).then_some(size), &mut |room| {
@@ -76,12 +77,14 @@ impl TlsConnection {
             }
         }
         match end? {
+            // asyncio loses the rest.
+            None if self.session() == Session::Flushing => Ok(None),
             None => {
                 self.soon(|tls| tls.flow_on(|tls, fresh| tls.do_read(fresh)));
-                Ok(Pulled::Again)
+                Ok(Some(Pulled::Again))
             }
-            Some(Decrypted::CloseNotify) => Ok(Pulled::CloseNotify),
-            Some(_) => Ok(Pulled::Again),
+            Some(Decrypted::CloseNotify) => Ok(Some(Pulled::CloseNotify)),
+            Some(_) => Ok(Some(Pulled::Again)),
         }
     }
 }
@@ -104,12 +107,15 @@ impl TlsLayer for TlsConnection {
     }
 
     fn pull(&self, fresh: Fresh<'_>) -> Result<Pulled> {
-        let Some((protocol, transport)) = self.application() else { return Ok(Pulled::Again) };
-        if protocol.is_buffered() {
-            self.pull_buffered(fresh, &*protocol, &transport)
-        } else {
-            self.pull_copied(fresh, &*protocol, &transport)
+        while let Some((protocol, transport)) = self.application() {
+            if !protocol.is_buffered() {
+                return self.pull_copied(fresh, &*protocol, &transport);
+            }
+            if let Some(pulled) = self.pull_buffered(fresh, &*protocol, &transport)? {
+                return Ok(pulled);
+            }
         }
+        Ok(Pulled::Again)
     }
 
     fn push(&self, _: Fresh<'_>) -> Result<()> {

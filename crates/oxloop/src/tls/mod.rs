@@ -46,4 +46,4 @@ pub(crate) use connection::TlsConnection;
 #[cfg(feature = "rustls")]
 pub(crate) use options::Secured;
 #[cfg(feature = "rustls")]
-pub use options::{TlsClientOptions, TlsOptions, TlsServerOptions};
+pub use options::{StartTlsOptions, TlsClientOptions, TlsServerOptions};

@@ -55,18 +55,12 @@ pub struct TlsClientOptions {
     config: Arc<ClientConfig>,
     server_name: Option<String>,
     timeouts: Timeouts,
-    received: Bytes,
 }
 
 impl TlsClientOptions {
     /// Options of a client: a `ClientConfig`, or an `Arc` of one.
     pub fn new(config: impl Into<Arc<ClientConfig>>) -> TlsClientOptions {
-        TlsClientOptions {
-            config: config.into(),
-            server_name: None,
-            timeouts: TIMEOUTS,
-            received: Bytes::new(),
-        }
+        TlsClientOptions { config: config.into(), server_name: None, timeouts: TIMEOUTS }
     }
 
     /// The name that the server's certificate has to be for, and that the server is told (SNI): a
@@ -97,20 +91,12 @@ impl TlsClientOptions {
         self
     }
 
-    /// The peer's first bytes, where the protocol has read on beyond the point from which they are
-    /// TLS; for [`start_tls`](crate::EventLoop::start_tls).
-    #[must_use]
-    pub fn received(self, data: impl Into<Bytes>) -> TlsClientOptions {
-        TlsClientOptions { received: data.into(), ..self }
-    }
-
     /// With the host that is connected to, where there is one.
     pub(crate) fn secure(self, host: Option<&str>) -> Result<Secured> {
         let name = self.server_name.as_deref().or(host).ok_or(Misuse::NoServerName)?;
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| Misuse::ServerName(name.to_owned()))?;
-        let (timeouts, received) = (self.timeouts.check()?, self.received);
-        Ok(Secured { role: Role::Client(self.config, name), timeouts, received })
+        Ok(Secured { role: Role::Client(self.config, name), timeouts: self.timeouts.check()? })
     }
 }
 
@@ -127,13 +113,12 @@ impl<T: Into<Arc<ClientConfig>>> From<T> for TlsClientOptions {
 pub struct TlsServerOptions {
     config: Arc<ServerConfig>,
     timeouts: Timeouts,
-    received: Bytes,
 }
 
 impl TlsServerOptions {
     /// Options of a server: a `ServerConfig`, or an `Arc` of one.
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> TlsServerOptions {
-        TlsServerOptions { config: config.into(), timeouts: TIMEOUTS, received: Bytes::new() }
+        TlsServerOptions { config: config.into(), timeouts: TIMEOUTS }
     }
 
     /// How long a handshake may take before the connection is aborted; 60 seconds by default.
@@ -155,16 +140,8 @@ impl TlsServerOptions {
         self
     }
 
-    /// The peer's first bytes, where the protocol has read on beyond the point from which they are
-    /// TLS; for [`start_tls`](crate::EventLoop::start_tls).
-    #[must_use]
-    pub fn received(self, data: impl Into<Bytes>) -> TlsServerOptions {
-        TlsServerOptions { received: data.into(), ..self }
-    }
-
     pub(crate) fn secure(self) -> Result<Secured> {
-        let (timeouts, received) = (self.timeouts.check()?, self.received);
-        Ok(Secured { role: Role::Server(self.config), timeouts, received })
+        Ok(Secured { role: Role::Server(self.config), timeouts: self.timeouts.check()? })
     }
 }
 
@@ -174,33 +151,59 @@ impl<T: Into<Arc<ServerConfig>>> From<T> for TlsServerOptions {
     }
 }
 
-/// Either side of TLS, for [`EventLoop::start_tls`](crate::EventLoop::start_tls).
+/// How [`EventLoop::start_tls`](crate::EventLoop::start_tls) secures a connection: as a client or a
+/// server, whose options convert into it.
+///
+/// ```
+/// use oxloop::{StartTlsOptions, TlsServerOptions, rustls::ServerConfig};
+///
+/// fn options(config: ServerConfig, rest: &[u8]) -> StartTlsOptions {
+///     StartTlsOptions::new(TlsServerOptions::new(config)).received(rest.to_vec())
+/// }
+/// ```
 #[derive(Clone, Debug)]
-pub enum TlsOptions {
-    /// The client's.
+pub struct StartTlsOptions {
+    side: Side,
+    received: Bytes,
+}
+
+#[derive(Clone, Debug)]
+enum Side {
     Client(TlsClientOptions),
-    /// The server's.
     Server(TlsServerOptions),
 }
 
-impl TlsOptions {
-    pub(super) fn secure(self) -> Result<Secured> {
-        match self {
-            TlsOptions::Client(client) => client.secure(None),
-            TlsOptions::Server(server) => server.secure(),
-        }
+impl StartTlsOptions {
+    /// Options for the role that [`TlsClientOptions`] or [`TlsServerOptions`] are for.
+    pub fn new(tls: impl Into<StartTlsOptions>) -> StartTlsOptions {
+        tls.into()
+    }
+
+    /// The peer's first bytes, where the protocol has read on beyond the point from which they are
+    /// TLS.
+    #[must_use]
+    pub fn received(self, data: impl Into<Bytes>) -> StartTlsOptions {
+        StartTlsOptions { received: data.into(), ..self }
+    }
+
+    pub(super) fn session(self) -> Result<TlsSession> {
+        let secured = match self.side {
+            Side::Client(client) => client.secure(None),
+            Side::Server(server) => server.secure(),
+        }?;
+        Ok(TlsSession { received: self.received, ..secured.session()? })
     }
 }
 
-impl From<TlsClientOptions> for TlsOptions {
-    fn from(client: TlsClientOptions) -> TlsOptions {
-        TlsOptions::Client(client)
+impl From<TlsClientOptions> for StartTlsOptions {
+    fn from(client: TlsClientOptions) -> StartTlsOptions {
+        StartTlsOptions { side: Side::Client(client), received: Bytes::new() }
     }
 }
 
-impl From<TlsServerOptions> for TlsOptions {
-    fn from(server: TlsServerOptions) -> TlsOptions {
-        TlsOptions::Server(server)
+impl From<TlsServerOptions> for StartTlsOptions {
+    fn from(server: TlsServerOptions) -> StartTlsOptions {
+        StartTlsOptions { side: Side::Server(server), received: Bytes::new() }
     }
 }
 
@@ -209,7 +212,6 @@ impl From<TlsServerOptions> for TlsOptions {
 pub(crate) struct Secured {
     role: Role,
     timeouts: Timeouts,
-    received: Bytes,
 }
 
 #[derive(Clone, Debug)]
@@ -225,7 +227,7 @@ impl Secured {
             Role::Client(config, name) => Rustls::client(config.clone(), name.clone())?,
             Role::Server(config) => Rustls::server(config.clone())?,
         };
-        Ok(TlsSession { engine, timeouts: self.timeouts, received: self.received.clone() })
+        Ok(TlsSession { engine, timeouts: self.timeouts, received: Bytes::new() })
     }
 }
 

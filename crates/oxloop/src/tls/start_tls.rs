@@ -1,6 +1,6 @@
 //! TLS on a connection that is there already (asyncio: *TLS Upgrade*).
 
-use super::options::{TlsOptions, TlsSession};
+use super::options::{StartTlsOptions, TlsSession};
 use crate::connect::Unclaimed;
 use crate::error::{Misuse, Result};
 use crate::event_loop::{EventLoop, Handle, Waiter, promise};
@@ -17,7 +17,7 @@ impl EventLoop {
     /// `connection_made` is not called.
     ///
     /// Nothing that the peer sends meanwhile is lost. What a protocol has read of it already is
-    /// handed over with the options ([`TlsServerOptions::received`](crate::TlsServerOptions::received)).
+    /// handed over with the options ([`received`](StartTlsOptions::received)).
     /// TLS itself can be underneath, too.
     ///
     /// Dropping the future before it is done closes the connection.
@@ -50,9 +50,9 @@ impl EventLoop {
         &self,
         transport: &Transport,
         protocol: &ProtocolHandle<P>,
-        tls: impl Into<TlsOptions>,
+        tls: impl Into<StartTlsOptions>,
     ) -> Result<Transport> {
-        let session = tls.into().secure()?.session()?;
+        let session = tls.into().session()?;
         if !Arc::ptr_eq(self.core(), transport.core()) {
             return Err(Misuse::StartTlsUnsupported.into());
         }
