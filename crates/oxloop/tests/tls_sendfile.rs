@@ -49,12 +49,18 @@ fn behind_and_before_other_writes() {
         assert_eq!(client.transport.sendfile(&file, 10, Some(20)).await.unwrap(), 20);
         assert_eq!(client.transport.sendfile(&file, SIZE as u64, None).await.unwrap(), 0);
         assert!(client.transport.is_reading());
+        // In a task, which asks for a future that is Send.
+        let (transport, end) = (client.transport.clone(), file.try_clone().unwrap());
+        let sending =
+            event_loop.create_task(async move { transport.sendfile(&end, 0, Some(1)).await });
+        assert_eq!(sending.await.unwrap().unwrap(), 1);
         client.transport.write("tail");
         client.transport.close();
         until(&event_loop, || peer.is_finished()).await;
         let mut expected = b"head".to_vec();
         expected.extend(pattern(SIZE));
         expected.extend(&pattern(SIZE)[10..30]);
+        expected.extend(&pattern(SIZE)[..1]);
         expected.extend(b"tail");
         assert!(peer.join().unwrap() == (expected, true));
     });

@@ -47,3 +47,5 @@ pub(crate) use connection::TlsConnection;
 pub(crate) use options::Secured;
 #[cfg(feature = "rustls")]
 pub use options::{StartTlsOptions, TlsClientOptions, TlsServerOptions};
+#[cfg(feature = "rustls")]
+pub(crate) use sendfile::SendingFile;

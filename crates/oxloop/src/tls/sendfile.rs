@@ -19,21 +19,21 @@ pub(super) enum SendFile {
 }
 
 /// A file on its way: dropped, the transport reads and writes again.
-pub(crate) struct Sending {
+pub(crate) struct SendingFile {
     tls: Arc<TlsConnection>,
     was_reading: bool,
 }
 
 impl TlsConnection {
     /// Keeps the application from reading and writing.
-    pub(crate) async fn begin_sendfile(self: &Arc<TlsConnection>) -> Result<Sending> {
+    pub(crate) async fn begin_sendfile(self: &Arc<TlsConnection>) -> Result<SendingFile> {
         let (begun, waiter) = promise();
         let tls = self.clone();
         self.core().act(move |_| _ = begun.set_result(tls.hold()));
         waiter.await.map_err(|_| Misuse::LoopClosed)?
     }
 
-    fn hold(self: &Arc<TlsConnection>) -> Result<Sending> {
+    fn hold(self: &Arc<TlsConnection>) -> Result<SendingFile> {
         if self.is_closed() || self.below.is_closing() {
             return Err(Misuse::TransportClosing.into());
         }
@@ -46,7 +46,7 @@ impl TlsConnection {
         }
         let was_reading = self.is_reading();
         self.pause_reading();
-        Ok(Sending { tls: self.clone(), was_reading })
+        Ok(SendingFile { tls: self.clone(), was_reading })
     }
 
     pub(super) fn is_sending_file(&self) -> bool {
@@ -80,7 +80,7 @@ impl TlsConnection {
     }
 }
 
-impl Sending {
+impl SendingFile {
     /// Sends a piece when what was sent before has left.
     pub(crate) async fn send(&self, piece: Vec<u8>) -> Result<()> {
         let (promise, waiter) = promise();
@@ -93,7 +93,7 @@ impl Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for SendingFile {
     fn drop(&mut self) {
         let (tls, was_reading) = (self.tls.clone(), self.was_reading);
         self.tls.core().act(move |_| {

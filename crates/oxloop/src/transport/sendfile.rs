@@ -77,7 +77,7 @@ impl Transport {
         if let Some(tls) = self.tls() {
             return if fallback {
                 let sending = tls.begin_sendfile().await?;
-                copy(self, file, start, count, async |piece| sending.send(piece).await).await
+                copy(self, file, start, count, Way::Tls(&sending)).await
             } else {
                 Err(Misuse::SendfileUnsupported.into())
             };
@@ -99,8 +99,7 @@ impl Transport {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 // As asyncio: whatever it is, reading and sending will say it again.
                 Err(_) if total == 0 && fallback => {
-                    let send = async |piece: Vec<u8>| sending.send_all(&piece).await;
-                    return copy(self, file, start, count, send).await;
+                    return copy(self, file, start, count, Way::Socket(&sending)).await;
                 }
                 Err(error) => return Err(io::Error::from(error).into()),
             }
@@ -201,13 +200,30 @@ impl Drop for Sending {
     }
 }
 
+/// How the pieces of a file are sent.
+enum Way<'a> {
+    Socket(&'a Sending),
+    #[cfg(feature = "rustls")]
+    Tls(&'a crate::tls::SendingFile),
+}
+
+impl Way<'_> {
+    async fn send(&self, piece: Vec<u8>) -> Result<()> {
+        match self {
+            Way::Socket(sending) => sending.send_all(&piece).await,
+            #[cfg(feature = "rustls")]
+            Way::Tls(sending) => sending.send(piece).await,
+        }
+    }
+}
+
 /// Reads a file and sends it, a piece at a time.
 async fn copy(
     transport: &Transport,
     file: BorrowedFd<'_>,
     start: u64,
     count: Option<u64>,
-    send: impl AsyncFn(Vec<u8>) -> Result<()>,
+    way: Way<'_>,
 ) -> Result<u64> {
     // A read that is going on outlives this future.
     let file = Arc::new(file.try_clone_to_owned()?);
@@ -227,7 +243,7 @@ async fn copy(
             return Ok(total);
         }
         let sent = piece.len() as u64;
-        send(piece).await?;
+        way.send(piece).await?;
         total += sent;
     }
 }

@@ -10,7 +10,7 @@ use oxloop::rustls::{
     self, ClientConfig, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
 };
 use oxloop::{ConnectOptions, EventLoop, ProtocolHandle, TlsClientOptions, Transport};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
@@ -23,7 +23,7 @@ pub const ANY: (&str, u16) = ("127.0.0.1", 0);
 /// A certificate, and its key.
 pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    pub key: PrivateKeyDer<'static>,
 }
 
 impl Clone for Identity {
@@ -35,6 +35,8 @@ impl Clone for Identity {
 /// Whom the tests trust.
 pub struct Authority {
     pub roots: Arc<RootCertStore>,
+    /// Its certificate.
+    pub pem: String,
     /// localhost and 127.0.0.1.
     pub server: Identity,
     pub client: Identity,
@@ -48,6 +50,7 @@ impl Authority {
     fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "authority");
         let key = KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
@@ -64,6 +67,7 @@ impl Authority {
         };
         Authority {
             roots: Arc::new(roots),
+            pem: root.pem(),
             server: sign(&["localhost", "127.0.0.1"], &|_| {}),
             client: sign(&["client"], &|_| {}),
             expired: sign(&["localhost"], &|params| {
