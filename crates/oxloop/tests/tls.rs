@@ -144,14 +144,13 @@ impl Source {
     fn pump(&mut self) {
         let Some(transport) = self.transport.clone() else { return };
         let all = Bytes::from_owner(PATTERN.as_slice());
-        // A pause that this brings about comes when the callback has returned.
-        let mut budget = 1 << 20;
-        while !self.paused && self.left > 0 && budget > 0 {
+        // All at once, which no socket takes: the pause that this brings about comes when the
+        // callback has returned.
+        while !self.paused && self.left > 0 {
             let start = Source::SIZE - self.left;
-            let count = self.left.min(budget).min(60_000);
+            let count = self.left.min(60_000);
             transport.write(all.slice(start..start + count));
             self.left -= count;
-            budget -= count;
         }
     }
 }
