@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-    from ._oxloop import SSLProtocol, TLSTransport
+    from ._oxloop import SSLProtocol, SSLProtocolTransport
 else:
     try:
         import ssl
@@ -46,8 +46,8 @@ class TlsMixin(LoopBase):
         """Upgrades a connection to TLS; returns the transport that `protocol` uses from now on.
 
         What a StreamReader has buffered already is the first that TLS reads. TypeError for what is
-        no SSLContext and for transports that cannot be upgraded; the handshake's error where it
-        fails, which closes the connection.
+        no SSLContext and for transports that cannot be upgraded; ConnectionResetError for one that
+        is closing; the handshake's error where it fails, which closes the connection.
         """
         if ssl is None:
             raise RuntimeError("Python ssl module is not available")
@@ -57,6 +57,9 @@ class TlsMixin(LoopBase):
             )
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        if transport.is_closing():
+            # asyncio waits for a peer that will never answer.
+            raise ConnectionResetError("Connection lost")
         below: Any = transport
 
         waiter = self.create_future()
@@ -137,7 +140,7 @@ class TlsMixin(LoopBase):
         server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> TLSTransport:
+    ) -> SSLProtocolTransport:
         # A connected socket under TLS; `waiter` is done when the handshake is.
         ssl_protocol = self._make_ssl_protocol(
             protocol,
@@ -180,7 +183,7 @@ class TlsMixin(LoopBase):
     def _report_handshake(
         self,
         protocol: asyncio.BaseProtocol,
-        transport: TLSTransport | None,
+        transport: SSLProtocolTransport | None,
         waiter: asyncio.Future[None],
     ) -> None:
         if waiter.cancelled() or waiter.exception() is None:

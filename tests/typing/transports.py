@@ -12,7 +12,7 @@ from typing_extensions import assert_type
 
 def are_asyncios(
     stream: _oxloop.StreamTransport,
-    tls: _oxloop.TLSTransport,
+    tls: _oxloop.SSLProtocolTransport,
     datagrams: _oxloop.DatagramTransport,
     reading: _oxloop.ReadPipeTransport,
     writing: _oxloop.WritePipeTransport,
