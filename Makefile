@@ -73,9 +73,14 @@ test-rust: ## The tests of the crate and of the load generator
 
 test-py: pytest conformance ## All Python tests
 
+test-core: pytest-core conformance ## The same without real programs and resources
+
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 	$(PY) -m pytest $(if $(PYTEST),$(PYTEST),--junitxml=$(RESULTS)/pytest.xml)
 	$(if $(PYTEST),,OXLOOP_TLS_BIO=memory $(PY) -m pytest -k oxloop tests/test_tls*.py)
+
+pytest-core: $(VENV)/.oxloop $(VENV)/.dev
+	$(PY) -m pytest --ignore tests/frameworks --ignore tests/resources --junitxml=$(RESULTS)/pytest.xml
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
 	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \
@@ -153,9 +158,9 @@ clean: ## Remove all that was built, virtual environments too
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
+.PHONY: demo test test-core lint lint-rust lint-py test-rust test-py pytest pytest-core servers conformance stress \
 	test-all pythons compatibility check-free-threaded wheels package \
 	bench performance build fmt clean help
 

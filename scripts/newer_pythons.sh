@@ -8,6 +8,13 @@ root=$(realpath -m "$1")
 shift
 suite=${SUITE:-forky}
 
+wanted=()
+for version in "$@"; do
+    "$root/usr/bin/python$version" -c 'import ssl' 2>/dev/null || wanted+=("$version")
+done
+[ ${#wanted[@]} -gt 0 ] || exit 0
+set -- "${wanted[@]}"
+
 . /etc/os-release
 if [ "$ID" != debian ] || [ "$(id -u)" != 0 ]; then
     echo "NOT INSTALLED: Python $* (needs Debian and root; elsewhere bring them by pyenv and the like)"
@@ -57,9 +64,8 @@ done
 for version in "${found[@]}"; do
     python=$(readlink -f "$root/usr/bin/python$version")
     linker=$(basename "$(patchelf --print-interpreter "$python")")
-    libraries=$(dirname "$(find "$root/usr/lib" -name "$linker" | head -n 1)")
-    [ -e "$libraries/libc.so.6" ] || libraries=$(dirname "$(find "$root/usr/lib" -name libc.so.6 | head -n 1)")
-    linker=$(find "$root/usr/lib" -name "$linker" | head -n 1)
+    linker=$(find "$root/usr/lib" -name "$linker" -print -quit)
+    libraries=$(dirname "$(find "$root/usr/lib" -name libc.so.6 -print -quit)")
     patchelf --set-interpreter "$linker" --force-rpath --set-rpath "$libraries" "$python"
     sed -i "s#/usr/share/python-wheels#$root/usr/share/python-wheels#g" \
         "$root/usr/lib/python$version"/_sysconfigdata_*.py
