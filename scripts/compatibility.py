@@ -26,16 +26,18 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 """Those that have a column in any case."""
 
 BEHAVIOUR = "Behaviour tests"
+CONFORMANCE = "CPython's own tests"
+PROGRAMS = "Real programs"
+TRACES = "Differential traces"
 NETS = {
     "tests.conformance": "The runner of CPython's tests",
-    "tests.differential": "Differential traces",
-    "tests.frameworks": "Real programs",
+    "tests.differential": TRACES,
+    "tests.frameworks": PROGRAMS,
     "tests.resources": "Memory and descriptors",
 }
 """What the tests of a folder are; those of no folder are `BEHAVIOUR`."""
 
-CONFORMANCE = "CPython's own tests"
-ORDER = (CONFORMANCE, "Differential traces", BEHAVIOUR, "Real programs")
+ORDER = (CONFORMANCE, TRACES, BEHAVIOUR, PROGRAMS)
 """The first rows; others follow by name."""
 
 
@@ -165,7 +167,7 @@ def nets(runs: Mapping[str, Run]) -> Iterator[str]:
         for net in [*known, *sorted(found.difference(ORDER))]
     ]
     for number in ("cases", "events", "explained"):
-        counts = [run.nets["Differential traces"].numbers[number] for run in runs.values()]
+        counts = [run.nets.get(TRACES, Tally()).numbers[number] for run in runs.values()]
         if any(counts):
             name = {"cases": "scripts compared", "events": "events in them"}.get(number)
             rows.append(
