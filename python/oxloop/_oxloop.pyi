@@ -175,7 +175,7 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     def sendto(
         self,
         data: bytes | bytearray | memoryview[Any],
-        addr: tuple[Any, ...] | str | ReadableBuffer | None = None,
+        addr: tuple[Any, ...] | str | ReadableBuffer | int | None = None,
     ) -> None: ...
 
 @disjoint_base
