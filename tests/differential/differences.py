@@ -83,6 +83,7 @@ DIFFERENCES: list[Difference] = [
         "damaged_records",
         r"data_received\(b'good'\)|^[-+] ?data b'",
         "what is decrypted is delivered, also where a damaged record comes behind it in one read",
+        since=(3, 11),
     ),
     Difference(
         "resources",
