@@ -118,6 +118,15 @@ SKIPS = (
         run=False,
     ),
     Skip(
+        "makes asyncio's own selector loop, over a mock in the place of the socket module",
+        (
+            "test_base_events.*.test_create_connection_happy_eyeballs",
+            "test_base_events.*.test_create_connection_happy_eyeballs_ipv4_only",
+        ),
+        since=(3, 15),
+        run=False,
+    ),
+    Skip(
         "gives the loop a mock for a socket, without a descriptor",
         ("test_base_events.*.test_create_connection_sock_transport_error_closes_sock",),
         since=(3, 14),
