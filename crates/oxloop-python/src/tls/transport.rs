@@ -156,7 +156,7 @@ impl TlsTransport {
             return Ok(true);
         }
         self.with(py, |layer, _| match layer.below(py) {
-            Some(below) => below.object(py).call_method0("is_closing")?.is_truthy(),
+            Some(below) => below.object(py).call_method0(pyo3::intern!(py, "is_closing"))?.is_truthy(),
             None => Ok(false),
         })
     }
