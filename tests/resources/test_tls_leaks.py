@@ -188,6 +188,10 @@ CONNECTIONS = {
     """,
 }
 
+# Cancelled timers are dropped by the hundred: so far the number of blocks goes up and down. What
+# leaks five blocks for each connection is over it.
+FLUCTUATION = 350
+
 pytestmark = pytest.mark.usefixtures("as_since_311")
 
 
@@ -214,15 +218,15 @@ loop.close()
 @pytest.mark.parametrize("name", WORK)
 def test_aborted_handshakes(loop_spec, name):
     # A thousand in all of one kind, some hundreds of the others.
-    blocks, size = run(WORK[name], loop_spec, 250 if name == "reset_after_hello" else 60)
-    assert blocks < 150
+    blocks, size = run(WORK[name], loop_spec, 250 if name == "reset_after_hello" else 80)
+    assert blocks < FLUCTUATION
     assert size < 500_000
 
 
 @pytest.mark.parametrize("name", CONNECTIONS)
 def test_connections(loop_spec, name):
-    blocks, size = run(CONNECTIONS[name], loop_spec, 120)
-    assert blocks < 150
+    blocks, size = run(CONNECTIONS[name], loop_spec, 300)
+    assert blocks < FLUCTUATION
     assert size < 500_000
 
 
@@ -290,6 +294,6 @@ async def main(count):
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             await writer.wait_closed()
 """
-    blocks, size = run(body, loop_spec, 40)
-    assert blocks < 150
+    blocks, size = run(body, loop_spec, 80)
+    assert blocks < FLUCTUATION
     assert size < 1_000_000

@@ -42,6 +42,7 @@ async fn lost(event_loop: &EventLoop, protocol: ProtocolHandle<Recorder>) -> Opt
 
 #[test]
 fn through_a_pipe() {
+    let _alone = alone();
     let event_loop = new_loop();
     let before = descriptors();
     run(&event_loop, async {
@@ -66,6 +67,7 @@ fn through_a_pipe() {
 
 #[test]
 fn the_end_closes_a_reader_that_would_stay() {
+    let _alone = alone();
     let event_loop = new_loop();
     run(&event_loop, async {
         let (reader, writer) = pipe();
@@ -79,6 +81,7 @@ fn the_end_closes_a_reader_that_would_stay() {
 
 #[test]
 fn pause_and_resume() {
+    let _alone = alone();
     let event_loop = new_loop();
     run(&event_loop, async {
         let (reader, mut writer) = pipe();
@@ -98,6 +101,7 @@ fn pause_and_resume() {
 
 #[test]
 fn the_reader_goes() {
+    let _alone = alone();
     let event_loop = new_loop();
     run(&event_loop, async {
         let (reader, writer) = pipe();
@@ -119,6 +123,7 @@ fn the_reader_goes() {
 
 #[test]
 fn a_socket_is_read_and_written() {
+    let _alone = alone();
     let event_loop = new_loop();
     run(&event_loop, async {
         let (near, mut far) = UnixStream::pair().unwrap();
@@ -137,6 +142,7 @@ fn a_socket_is_read_and_written() {
 
 #[test]
 fn a_terminal_in_both_directions() {
+    let _alone = alone();
     let event_loop = new_loop();
     run(&event_loop, async {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -164,6 +170,7 @@ fn a_terminal_in_both_directions() {
 
 #[test]
 fn regular_files_are_refused() {
+    let _alone = alone();
     let event_loop = new_loop();
     let folder = Folder::new();
     let path = folder.join("file");

@@ -256,8 +256,13 @@ impl SslProtocol {
 
     pub(super) fn mark_closed(&self) {
         if let Some(transport) = &self.parts.lock().app_transport {
-            transport.get().mark_closed();
+            let _ = transport.get().mark_closed();
         }
+    }
+
+    /// Whether the transport below is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.parts.lock().app_transport.is_none()
     }
 
     pub(super) fn set_application(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -352,6 +357,9 @@ impl SslProtocol {
             let backlog = std::mem::take(&mut parts.backlog);
             (parts.application.take(), parts.app_transport.take(), parts.below.take(), backlog)
         };
+        if let Some(transport) = &lost.1 {
+            transport.get().let_go();
+        }
         drop(lost);
         let discarded = this.engine.discard(py);
         let error = (!exc.is_none()).then(|| PyErr::from_value(exc.clone()));

@@ -2,16 +2,19 @@
 
 use super::layer::Layer;
 use super::protocol::SslProtocol;
+use crate::event_loop::BaseLoop;
 use crate::ffi::base_types::TransportBase;
+use crate::ffi::lock::StateLock;
 use crate::ffi::references::at_dealloc;
 use crate::imports::imports;
 use crate::transport::stream::limits;
-use oxloop::tls::{Direction, TlsLayer};
+use lock_api::Mutex;
+use oxloop::tls::{Direction, TlsLayer, TlsState};
 use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// One side of a TLS connection. Made by the loop; see asyncio's *Transports*.
 #[pyclass(
@@ -23,33 +26,70 @@ use std::sync::atomic::{AtomicBool, Ordering};
     module = "oxloop._oxloop"
 )]
 pub(crate) struct TlsTransport {
-    protocol: Py<SslProtocol>,
-    closed: AtomicBool,
+    /// `None` once the connection is over and the program has closed the transport itself: then
+    /// nothing of it is kept alive by a protocol that keeps its transport.
+    protocol: Mutex<StateLock, Option<Py<SslProtocol>>>,
+    closing: AtomicU8,
 }
+
+/// `close()` was not called yet, by nobody.
+const OPEN: u8 = 0;
+/// It was, or the connection has ended.
+const CLOSED: u8 = 1;
+/// After that it was called by the program.
+const CLOSED_AGAIN: u8 = 2;
 
 impl TlsTransport {
     pub(super) fn new(protocol: &Bound<'_, SslProtocol>) -> TlsTransport {
-        TlsTransport { protocol: protocol.clone().unbind(), closed: AtomicBool::new(false) }
+        let protocol = Mutex::new(Some(protocol.clone().unbind()));
+        TlsTransport { protocol, closing: AtomicU8::new(OPEN) }
     }
 
-    pub(super) fn mark_closed(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+    /// What is written from now on is dropped; false where that was so before.
+    pub(super) fn mark_closed(&self) -> bool {
+        let first =
+            self.closing.compare_exchange(OPEN, CLOSED, Ordering::Relaxed, Ordering::Relaxed);
+        first.is_ok()
     }
 
-    /// Calls `f` with the connection's rules and its loop.
+    fn is_closed(&self) -> bool {
+        self.closing.load(Ordering::Relaxed) != OPEN
+    }
+
+    /// The connection is lost: lets go of what the program has closed.
+    pub(super) fn let_go(&self) {
+        if self.closing.load(Ordering::Relaxed) == CLOSED_AGAIN {
+            let protocol = self.protocol.lock().take();
+            drop(protocol);
+        }
+    }
+
     #[inline]
-    fn with<R>(
+    fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, SslProtocol>> {
+        self.protocol.lock().as_ref().map(|protocol| protocol.bind(py).clone())
+    }
+
+    /// Calls `f` with the connection's rules and its loop, if there is a connection.
+    #[inline]
+    fn with<R: Default>(
         &self,
         py: Python<'_>,
-        f: impl FnOnce(Layer<'_, '_>, &Bound<'_, crate::event_loop::BaseLoop>) -> PyResult<R>,
+        f: impl FnOnce(Layer<'_, '_>, &Bound<'_, BaseLoop>) -> PyResult<R>,
     ) -> PyResult<R> {
-        let protocol = self.protocol.bind(py);
-        f(Layer(protocol), protocol.get().event_loop(py))
+        match self.protocol(py) {
+            Some(protocol) => f(Layer(&protocol), protocol.get().event_loop(py)),
+            None => Ok(R::default()),
+        }
+    }
+
+    /// What the state says, if there is a connection.
+    fn state<R>(&self, py: Python<'_>, f: impl FnOnce(&mut TlsState) -> R) -> Option<R> {
+        self.protocol(py).map(|protocol| f(&mut protocol.get().state.lock()))
     }
 
     /// asyncio's `__del__`: an open transport that goes away is told.
     pub(crate) fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
-        if self.closed.swap(true, Ordering::Relaxed) {
+        if !self.mark_closed() {
             return;
         }
         at_dealloc(|py| {
@@ -86,9 +126,9 @@ impl TlsTransport {
         })
     }
 
-    fn limits(&self, direction: Direction) -> (usize, usize) {
-        let limits = self.protocol.get().state.lock().limits(direction);
-        (limits.low(), limits.high())
+    fn limits(&self, py: Python<'_>, direction: Direction) -> (usize, usize) {
+        let limits = self.state(py, |state| state.limits(direction));
+        limits.map_or((0, 0), |limits| (limits.low(), limits.high()))
     }
 }
 
@@ -105,7 +145,14 @@ impl TlsTransport {
     const START_TLS_COMPATIBLE: bool = true;
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.protocol)
+        // In use it is alive.
+        let Some(protocol) = self.protocol.try_lock() else { return Ok(()) };
+        visit.call(&*protocol)
+    }
+
+    fn __clear__(&self) {
+        let protocol = self.protocol.lock().take();
+        drop(protocol);
     }
 
     #[getter]
@@ -114,23 +161,26 @@ impl TlsTransport {
     }
 
     #[getter]
-    fn _ssl_protocol(&self, py: Python<'_>) -> Py<SslProtocol> {
-        self.protocol.clone_ref(py)
+    fn _ssl_protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, SslProtocol>> {
+        self.protocol(py)
     }
 
     #[getter]
     fn _sslcontext<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.protocol.get().extra.bind(py).get_item("sslcontext")
+        match self.protocol(py) {
+            Some(protocol) => protocol.get().extra.bind(py).get_item("sslcontext"),
+            None => Ok(None),
+        }
     }
 
     #[getter]
-    fn _loop<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        self.protocol.get().event_loop(py).clone().into_any()
+    fn _loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, BaseLoop>> {
+        self.protocol(py).map(|protocol| protocol.get().event_loop(py).clone())
     }
 
     #[getter]
-    fn _protocol_paused(&self) -> bool {
-        self.protocol.get().state.lock().is_writing_paused()
+    fn _protocol_paused(&self, py: Python<'_>) -> bool {
+        self.state(py, |state| state.is_writing_paused()).unwrap_or(false)
     }
 
     #[pyo3(signature = (name, default = None))]
@@ -139,34 +189,46 @@ impl TlsTransport {
         name: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.protocol.get().get_extra_info(name, default)
+        match self.protocol(name.py()) {
+            Some(protocol) => protocol.get().get_extra_info(name, default),
+            None => Ok(default.unwrap_or_else(|| name.py().None().into_bound(name.py()))),
+        }
     }
 
     /// Changes the protocol; `connection_made` is not called.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.protocol.get().set_application(protocol)
+        match self.protocol(protocol.py()) {
+            Some(ssl_protocol) => ssl_protocol.get().set_application(protocol),
+            None => Ok(()),
+        }
     }
 
     fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.protocol.get()._app_protocol(py)
+        self.protocol(py)?.get()._app_protocol(py)
     }
 
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.closed.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return Ok(true);
         }
         self.with(py, |layer, _| match layer.below(py) {
-            Some(below) => below.object(py).call_method0("is_closing")?.is_truthy(),
+            Some(below) => {
+                below.object(py).call_method0(pyo3::intern!(py, "is_closing"))?.is_truthy()
+            }
             None => Ok(false),
         })
     }
 
     /// Sends what was written, then the closing alert; `connection_lost` follows.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed.swap(true, Ordering::Relaxed) {
-            return Ok(());
+        if self.mark_closed() {
+            return self.with(py, |layer, cx| layer.start_shutdown(cx));
         }
-        self.with(py, |layer, cx| layer.start_shutdown(cx))
+        self.closing.store(CLOSED_AGAIN, Ordering::Relaxed);
+        if self.protocol(py).is_some_and(|protocol| protocol.get().is_lost()) {
+            self.let_go();
+        }
+        Ok(())
     }
 
     /// Drops what is queued; `connection_lost(None)` follows.
@@ -176,17 +238,17 @@ impl TlsTransport {
 
     #[pyo3(signature = (exc = None))]
     fn _force_close(&self, py: Python<'_>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        self.mark_closed();
+        let _ = self.mark_closed();
         let exc = exc.filter(|exc| !exc.is_none()).map(PyErr::from_value);
         self.with(py, |layer, cx| TlsLayer::abort(&layer, cx, exc))
     }
 
-    fn is_reading(&self) -> bool {
-        self.protocol.get().state.lock().is_reading()
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.state(py, |state| state.is_reading()).unwrap_or(false)
     }
 
-    fn pause_reading(&self) {
-        self.protocol.get().state.lock().pause_reading();
+    fn pause_reading(&self, py: Python<'_>) {
+        let _ = self.state(py, TlsState::pause_reading);
     }
 
     fn resume_reading(&self, py: Python<'_>) -> PyResult<()> {
@@ -231,8 +293,8 @@ impl TlsTransport {
     }
 
     /// `(low, high)`, bytes.
-    fn get_write_buffer_limits(&self) -> (usize, usize) {
-        self.limits(Direction::Outgoing)
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.limits(py, Direction::Outgoing)
     }
 
     /// Bytes that wait for the transport below.
@@ -251,8 +313,8 @@ impl TlsTransport {
     }
 
     /// `(low, high)`, bytes.
-    fn get_read_buffer_limits(&self) -> (usize, usize) {
-        self.limits(Direction::Incoming)
+    fn get_read_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.limits(py, Direction::Incoming)
     }
 
     /// Received bytes that are not decrypted yet.
