@@ -7,9 +7,11 @@ fails the test of its script, so the table cannot grow stale.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,34 @@ DIFFERENCES: list[Difference] = [
     ),
 ]
 """Of oxloop from asyncio."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An explained difference of generated scripts, of which `example` in `examples/` is one."""
+
+    example: str
+    pattern: str
+    reason: str
+    since: tuple[int, ...] = (3, 10)
+    before: tuple[int, ...] = (4,)
+    needs: str = ""
+    """Must be found in the script, as JSON."""
+
+    def concerns(self) -> bool:
+        """Whether the rule is for the running Python."""
+        return self.since <= sys.version_info < self.before
+
+    def applies(self, script: Any, changed: list[str]) -> bool:
+        """Whether the rule has something to say about a script."""
+        return re.search(self.needs, json.dumps(script)) is not None and any(
+            map(self.explains, changed)
+        )
+
+    def explains(self, line: str) -> bool:
+        """Whether the rule explains the changed `line`."""
+        return re.search(self.pattern, line) is not None
+
+
+GENERATED: list[Explanation] = []
+"""Of oxloop from asyncio, in generated scripts."""

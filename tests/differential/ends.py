@@ -1,0 +1,803 @@
+"""What generated scripts do things to: one end the loop's, one in the script's hand.
+
+Each kind of end has methods `op_...`, the operations of scripts. An operation that does not apply
+(no such thing any more, nothing defined to compare) does nothing, in the same way on every loop:
+so any list of operations is a script, and stays one when some are taken out.
+
+An operation never lets the loop turn, except for the coroutines; what those wait for always comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import select
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from io import FileIO
+from typing import TYPE_CHECKING, Any
+
+from . import tlswire, wire
+from .scripts.datagrams import Endpoint
+from .scripts.subprocesses import Process
+from .trace import PLACE
+
+if TYPE_CHECKING:
+    from .player import Player
+
+Op = list[Any]
+
+STILL = 30
+"""Turns after which a handshake in which nothing happens will not end."""
+
+BUFFERS = 200_000
+"""Bytes of the sockets' buffers, asked for."""
+ROOM = 100_000
+"""Bytes that surely fit into them; more must not lie unread where that is to be known."""
+
+STREAM_CALLS = (
+    "connection_made",
+    "data_received",
+    "buffer_updated",
+    "eof_received",
+    "pause_writing",
+    "resume_writing",
+    "connection_lost",
+)
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "value": lambda: ValueError("from a callback"),
+    "broken": lambda: BrokenPipeError(32, "from a callback"),
+    "os": lambda: OSError(5, "from a callback"),
+    "cancelled": lambda: asyncio.CancelledError("from a callback"),
+    "interrupt": lambda: KeyboardInterrupt("from a callback"),
+    "exit": lambda: SystemExit(3),
+}
+"""What callbacks raise."""
+
+WRONG: dict[str, Any] = {"none": None, "str": "text", "int": 3, "list": [b"x"], "mixed": [b"x", 3]}
+"""What no method takes."""
+
+
+def pattern(size: int, number: int) -> bytes:
+    """Return `size` bytes that tell one piece from another."""
+    return bytes((number * 31 + i) & 255 for i in range(min(size, 251))) * (size // 251 + 1)
+
+
+class End:
+    """One thing under test. `options` are of its kind; `name` is the lane of its events."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        self.player = player
+        self.trace = player.trace
+        self.loop = player.trace.loop
+        self.name = name
+        self.options = options
+        self.transport: Any = None
+        self.lost = False
+        self.hooks: dict[str, list[Op]] = {}
+        self.generation = 0
+        self.writes = 0
+
+    async def open(self) -> None:
+        """Make it, and wait until it is there."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Record what is left to see, and end it."""
+        if self.transport is not None and not self.lost:
+            self.act(self.transport.abort)
+            await self.player.settle()
+
+    def say(self, what: str, *values: Any) -> None:
+        """Record in this end's lane."""
+        self.trace(what, *values, lane=self.name)
+
+    def act(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call, and record arguments, result and exception; of a TypeError not the wording."""
+        self.say(f"{self.name}.{function.__name__}({', '.join(map(self.trace.text, args))})")
+        try:
+            result = function(*args)
+        except TypeError:
+            self.say(f"{self.name}.{function.__name__} raised TypeError")
+        except BaseException as exc:
+            self.say(f"{self.name}.{function.__name__} raised", exc)
+        else:
+            if result is not None:
+                self.say(f"{self.name}.{function.__name__} ->", result)
+            return result
+
+    def next_name(self) -> str:
+        """Return the name of another protocol."""
+        self.generation += 1
+        return f"{self.name}.{self.generation}"
+
+    def on(self, call: str, *args: Any) -> Any:
+        """Do in a callback what was asked for with `hook`: once each."""
+        if call == "connection_lost":
+            self.lost = True
+        armed = self.hooks.get(call)
+        if armed:
+            do, error, answer = armed.pop(0)
+            self.player.do_now(do)
+            if error is not None:
+                raise ERRORS[error]()
+            return answer
+        return self.options.get("keep") if call == "eof_received" else None
+
+    def op_hook(self, call: str, do: list[Op], error: str | None, answer: Any) -> None:
+        """When `call` is made the next time, do operations, then raise or return."""
+        self.hooks.setdefault(call, []).append([do, error, answer])
+
+    def op_ask(self, what: str) -> None:
+        """Call a method that only tells something."""
+        if self.transport is not None and hasattr(self.transport, what):
+            self.act(getattr(self.transport, what))
+
+    def op_extra(self, key: str) -> None:
+        if self.transport is not None:
+            self.act(self.transport.get_extra_info, key)
+
+    def op_abort(self) -> None:
+        if self.transport is not None:
+            self.act(self.transport.abort)
+
+    def op_close(self) -> None:
+        if self.transport is not None:
+            self.act(self.transport.close)
+
+    def op_limits(self, high: int | None, low: int | None) -> None:
+        if self.transport is not None:
+            self.act(self.transport.set_write_buffer_limits, high, low)
+
+
+class Writer(End):
+    """A transport that writes a stream, which the far end reads by `drain`."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        super().__init__(player, name, options)
+        self.accepted = 0
+        """Bytes written to the transport, and to its descriptor by `block`."""
+        self.got = bytearray()
+        self.told = 0
+        self.fillers: list[tuple[int, int]] = []
+        self.blocked = False
+        self.far_open = True
+        self.ended = ""
+        self.eof_written = False
+
+    @property
+    def ending(self) -> bool:
+        """Whether the far end will come to the end of the stream."""
+        return self.lost or self.eof_written or self.transport.is_closing()
+
+    def _fits(self, size: int) -> bool:
+        return self.blocked or self.accepted + size - len(self.got) <= ROOM
+
+    def op_write(self, size: int, kind: str = "bytes") -> None:
+        """Write `size` bytes as `kind`."""
+        if self.transport is not None and self._fits(size):
+            data = pattern(size, self.writes)[:size]
+            self.writes += 1
+            self.accepted += size
+            self.act(self.transport.write, {"bytearray": bytearray, "memoryview": memoryview}.get(
+                kind, bytes)(data))
+
+    def op_writelines(self, sizes: list[int]) -> None:
+        if self.transport is not None and self._fits(sum(sizes)):
+            lines = [pattern(size, self.writes + i)[:size] for i, size in enumerate(sizes)]
+            self.writes += len(sizes)
+            self.accepted += sum(sizes)
+            self.act(self.transport.writelines, lines)
+
+    def op_wrong(self, method: str, value: str) -> None:
+        """Call a method with what it does not take."""
+        if self.transport is not None:
+            self.act(getattr(self.transport, method), WRONG[value])
+
+    def op_eof(self) -> None:
+        if self.transport is not None:
+            self.eof_written = True
+            self.act(self.transport.write_eof)
+
+    def op_block(self) -> None:
+        """Fill the kernel's buffers behind the transport's back: it can send nothing now."""
+        near = self.near_fileno()
+        if (
+            self.transport is None
+            or near < 0
+            or self.blocked
+            or not self.far_open
+            or self.lost
+            or self.eof_written
+            or self.transport.is_closing()
+            or self.transport.get_write_buffer_size()
+        ):
+            return
+        size = _fill(near)
+        self.fillers.append((self.accepted, size))
+        self.accepted += size
+        self.blocked = True
+
+    async def op_drain(self) -> None:
+        """Read at the far end whatever was written, and to the end where there is one to come."""
+        if self.far_open and not self.ended and self.transport is not None:
+            deadline = time.monotonic() + wire.TIME_LIMIT
+            while not self.ended and (len(self.got) < self.accepted or self.ending):
+                self.far_read()
+                await asyncio.sleep(0)
+                if time.monotonic() > deadline:
+                    self.say(f"{self.name}: the far end waits for {self.accepted} bytes or the end")
+                    break
+            self.blocked = False
+        self.tell()
+
+    def tell(self) -> None:
+        """Record what the far end has read since the last time."""
+        data = bytes(self.got)
+        for offset, size in reversed(self.fillers):
+            data = data[:offset] + data[offset + size :]
+        if len(data) > self.told or self.ended:
+            self.say(f"{self.name}: the far end has", data[self.told :], self.ended)
+        self.told = len(data)
+
+    def near_fileno(self) -> int:
+        """Return the descriptor of the near end, or -1 once it is closed."""
+        raise NotImplementedError
+
+    def far_read(self) -> None:
+        """Take what has come; set `ended` at the end."""
+        raise NotImplementedError
+
+
+class Stream(Writer):
+    """A connection: `how` says which call makes it."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        super().__init__(player, name, options)
+        self.near: Any = None
+        self.far: Any = None
+        self.server: Any = None
+        self.protocol: Any = None
+        self.finished = False
+
+    async def open(self) -> None:
+        how = self.options.get("how", "sock")
+        protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
+        if how == "serve":
+            await self._serve(protocol)
+        else:
+            making = getattr(self, f"_open_{how}")(protocol)
+            await self.trace.wait(f"{self.name}: {how}", making)
+        self.transport = protocol.transport
+        if self.near is None and self.transport is not None:
+            self.near = self.transport.get_extra_info("socket")
+
+    def new_protocol(self, buffered: int) -> Any:
+        """Return a new recording protocol with this end's hooks."""
+        name = self.next_name()
+        hooks: dict[str, Any] = {call: functools.partial(self.on, call) for call in STREAM_CALLS}
+        if not buffered:
+            return self.trace.protocol(name, **hooks)
+        recorder = self.trace.buffered(name, buffered, **hooks)
+        recorder._hooks["get_buffer"] = lambda hint: self._buffer(recorder)
+        return recorder
+
+    def _buffer(self, recorder: Any) -> Any:
+        answer = self.on("get_buffer") if self.hooks.get("get_buffer") else "buffer"
+        return {"buffer": recorder.buffer, "empty": bytearray()}.get(answer, answer)
+
+    def _sockets(self, family: int) -> None:
+        if family == socket.AF_UNIX:
+            self.near, self.far = (
+                self.trace.enter(contextlib.closing(each)) for each in socket.socketpair()
+            )
+            self.far.settimeout(wire.TIME_LIMIT)
+        else:
+            self.near, self.far = wire.pair(self.trace)
+        _widen(self.near, self.far)
+
+    def _open_sock(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_INET)
+        return self.loop.create_connection(lambda: protocol, sock=self.near)
+
+    def _open_accepted(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_INET)
+        return self.loop.connect_accepted_socket(lambda: protocol, self.near)
+
+    def _open_unix(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_UNIX)
+        return self.loop.create_unix_connection(lambda: protocol, sock=self.near)
+
+    async def _open_dial(self, protocol: Any) -> Any:
+        listener = wire.listener(self.trace)
+        _widen(listener)
+        made = await self.loop.create_connection(lambda: protocol, *listener.getsockname())
+        self.far = self.trace.enter(contextlib.closing(listener.accept()[0]))
+        self.far.settimeout(wire.TIME_LIMIT)
+        return made
+
+    async def _serve(self, protocol: Any) -> None:
+        self.server = await self.loop.create_server(lambda: protocol, "127.0.0.1", 0)
+        address = self.server.sockets[0].getsockname()
+        self.far = wire.dial(self.trace, address)
+        _widen(self.far)
+        await self.player.until(lambda: protocol.transport is not None)
+
+    async def close(self) -> None:
+        await self.op_drain()
+        await super().close()
+        if self.far_open and self.transport is not None:
+            await self.op_drain()
+        if self.server is not None:
+            self.server.close()
+
+    def near_fileno(self) -> int:
+        return self.near.fileno() if self.near is not None else -1
+
+    def far_read(self) -> None:
+        if wire._poll(self.far, select.POLLIN, 0):
+            try:
+                data = self.far.recv(1 << 20)
+            except ConnectionError as exc:
+                self.ended = type(exc).__name__
+                return
+            self.got += data
+            self.ended = "" if data else "end of stream"
+
+    def op_reading(self, method: str) -> None:
+        if self.transport is not None:
+            self.act(getattr(self.transport, method))
+
+    def op_protocol(self, buffered: int) -> None:
+        """set_protocol, of a Protocol or of a BufferedProtocol."""
+        if self.transport is not None:
+            self.protocol = self.new_protocol(buffered)
+            self.protocol.transport = self.transport
+            self.act(self.transport.set_protocol, self.protocol)
+
+    def op_server(self, method: str) -> None:
+        """Call a method of the server, if there is one, and this Python has it."""
+        if self.server is not None and hasattr(self.server, method):
+            self.act(getattr(self.server, method))
+
+    def op_far_send(self, size: int) -> None:
+        if self._far_writes():
+            self._deliver(pattern(size, size)[:size])
+
+    def op_far_finish(self) -> None:
+        """End the stream towards the loop."""
+        if self._far_writes():
+            self.finished = True
+            with contextlib.suppress(OSError):
+                if self.near_fileno() < 0:
+                    self.far.shutdown(socket.SHUT_WR)
+                else:
+                    wire.finish(self.far, self.near)
+
+    def op_far_reset(self) -> None:
+        """Reset the connection (a Unix socket just closes)."""
+        if self.far_open and self.far is not None:
+            self.far_open = False
+            if self.far.family == socket.AF_UNIX:
+                self.far.close()
+            else:
+                wire.reset(self.far, None if self.near_fileno() < 0 else self.near)
+
+    def op_far_close(self) -> None:
+        """Close the far end, which has read all, so that it is no reset."""
+        if self.far_open and self.far is not None and not self.blocked:
+            while wire._poll(self.far, select.POLLIN, 0) and not self.ended:
+                self.far_read()
+            self.far_open = False
+            if not self.finished and self.near_fileno() >= 0 and not self.ended:
+                with contextlib.suppress(OSError):
+                    wire.finish(self.far, self.near)
+            self.far.close()
+
+    async def op_start_tls(self, role: str) -> None:
+        """Go on with TLS, which the far end does too."""
+        if (
+            self.transport is None
+            or self.lost
+            or self.transport.is_closing()
+            or not self.far_open
+            or self.finished
+            or self.eof_written
+            or self.ended
+        ):
+            return
+        await self.op_drain()
+        if self.transport.is_closing() or self.ended or self.finished:
+            return
+        ours, theirs = _contexts(role)
+        secure = Tls(self.player, self.name, {**self.options, "role": role})
+        secure.generation, secure.hooks = self.generation, self.hooks
+        secure.near, secure.far = self.near, self.far
+        secure.engine = tlswire.Far(self.far, self.near, theirs)
+        making = self.loop.start_tls(
+            self.transport,
+            self.protocol,
+            ours,
+            server_side=role == "server",
+            server_hostname=None if role == "server" else tlswire.HOST,
+        )
+        task = asyncio.ensure_future(self.trace.wait(f"{self.name}: start_tls", making))
+        await secure.shake(task)
+        secure.transport = await task
+        secure.protocol = self.protocol
+        if secure.transport is not None:
+            self.trace.name(secure.transport, f"{self.protocol.name}.tls")
+            self.protocol.transport = secure.transport
+        self.player.replace(self, secure)
+
+    def _far_writes(self) -> bool:
+        return self.far is not None and self.far_open and not self.finished
+
+    def _deliver(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if self.near_fileno() < 0 or self.lost:
+                self.far.sendall(data)
+            else:
+                wire.send(self.far, self.near, data)
+
+
+class Tls(Stream):
+    """A connection over TLS, of the `role` client or server."""
+
+    engine: Any = None
+
+    async def open(self) -> None:
+        role = self.options["role"]
+        ours, theirs = _contexts(role)
+        self._sockets(socket.AF_INET)
+        self.engine = tlswire.Far(self.far, self.near, theirs)
+        protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
+        making = tlswire.begin(self.trace, role, protocol, self.near, ours)
+        task = asyncio.ensure_future(self.trace.wait(f"{self.name}: tls {role}", making))
+        await self.shake(task)
+        self.transport = protocol.transport
+
+    async def shake(self, task: asyncio.Task[Any]) -> None:
+        """Do the far end's part of the handshake until `task` is done or nothing happens any more.
+
+        asyncio waits for ever where the protocol's connection_made raises or aborts.
+        """
+        idle = 0
+        while idle < STILL and not (task.done() and self.engine.shaken):
+            before = self.player.count
+            try:
+                heard = self.engine.listen()
+                flight = b"" if self.engine.shaken else self.engine.flight()
+            except (ssl.SSLError, ConnectionError) as exc:
+                self.say(f"{self.name}: the far end's handshake raised {type(exc).__name__}")
+                break
+            if flight:
+                self._send_raw(flight)
+            await asyncio.sleep(0)
+            idle = 0 if heard or flight or before != self.player.count else idle + 1
+        await self.player.settle()
+        if not task.done():
+            self.say(f"{self.name}: this waits for ever")
+            task.cancel()
+        await asyncio.wait([task])
+
+    def near_fileno(self) -> int:
+        return -1 if self.lost else super().near_fileno()
+
+    def op_block(self) -> None:
+        """Not here: it would break the stream of records."""
+
+    def far_read(self) -> None:
+        try:
+            data = self.engine.engine.read(1 << 20)
+        except ssl.SSLWantReadError:
+            with contextlib.suppress(ConnectionError):
+                self.engine.listen()
+                return
+            self.ended = "reset"
+        except ssl.SSLZeroReturnError:
+            self.ended = "close_notify"
+        except ssl.SSLError as exc:
+            self.ended = "end" if isinstance(exc, ssl.SSLEOFError) else str(exc.reason)
+        else:
+            self.got += data
+            self.ended = "" if data else "close_notify"
+
+    async def op_far_notice(self) -> None:
+        """Say that no more will come, in TLS, having read all."""
+        await self.op_drain()
+        if self._far_writes() and self.engine.shaken and not self.ended:
+            self._send_raw(self.engine.notice())
+
+    def op_far_garbage(self) -> None:
+        """Send what is no record."""
+        if self._far_writes():
+            self._send_raw(b"this is no record of TLS")
+
+    def op_far_close(self) -> None:
+        """Only with a reset: what lies unread at the far end is hard to know."""
+        self.op_far_reset()
+
+    async def op_start_tls(self, role: str) -> None:
+        """Not again."""
+
+    def op_far_send(self, size: int) -> None:
+        if self._far_writes() and self.engine.shaken:
+            with contextlib.suppress(OSError):
+                self._send_raw(self.engine.records(pattern(size, size)[:size]))
+
+    def _send_raw(self, data: bytes) -> None:
+        super()._deliver(data)
+
+
+class Datagram(End):
+    """A UDP endpoint, connected to the far one if `connected`."""
+
+    async def open(self) -> None:
+        self.far = self.trace.enter(contextlib.closing(socket.socket(type=socket.SOCK_DGRAM)))
+        self.far.bind(("127.0.0.1", 0))
+        self.far.setblocking(False)
+        self.far_address = self.far.getsockname()
+        name = self.next_name()
+        calls = (*STREAM_CALLS, "datagram_received", "error_received")
+        hooks = {call: functools.partial(self.on, call) for call in calls}
+        protocol = Endpoint(self.trace, name, **hooks)
+        self.trace.name(protocol, name)
+        remote = self.far_address if self.options.get("connected") else None
+        await self.trace.wait(
+            f"{self.name}: endpoint",
+            self.loop.create_datagram_endpoint(
+                lambda: protocol, local_addr=("127.0.0.1", 0), remote_addr=remote
+            ),
+        )
+        self.transport = protocol.transport
+        if self.transport is not None:
+            self.near = self.transport.get_extra_info("socket")
+            self.address = self.near.getsockname()
+
+    def op_sendto(self, size: int, to: str) -> None:
+        if self.transport is not None:
+            address = {"far": self.far_address, "none": None, "wrong": ("127.0.0.1", 1)}[to]
+            data = pattern(size, self.writes)[:size]
+            self.writes += 1
+            self.act(self.transport.sendto, data, *([] if address is None else [address]))
+
+    def op_wrong(self, method: str, value: str) -> None:
+        if self.transport is not None:
+            self.act(self.transport.sendto, WRONG[value], self.far_address)
+
+    def op_far_send(self, size: int) -> None:
+        if self.transport is not None and self.far.fileno() >= 0 and not self.lost:
+            with contextlib.suppress(OSError):
+                self.far.sendto(pattern(size, size)[:size], self.address)
+
+    def op_far_close(self) -> None:
+        self.far.close()
+
+    async def op_drain(self) -> None:
+        """Record what has come at the far end."""
+        while self.far.fileno() >= 0:
+            try:
+                self.say(f"{self.name}: the far end has", *self.far.recvfrom(1 << 16))
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                self.say(f"{self.name}: the far end has", exc)
+
+    async def close(self) -> None:
+        await self.op_drain()
+        await super().close()
+
+
+class ReadPipe(End):
+    """The reading end of a pipe."""
+
+    async def open(self) -> None:
+        reader, writer = os.pipe()
+        self.pipe = self.trace.enter(contextlib.closing(FileIO(reader, "rb")))
+        self.far = self.trace.enter(contextlib.closing(FileIO(writer, "wb")))
+        name = self.next_name()
+        hooks = {call: functools.partial(self.on, call) for call in STREAM_CALLS}
+        protocol = self.trace.protocol(name, **hooks)
+        making = self.loop.connect_read_pipe(lambda: protocol, self.pipe)
+        await self.trace.wait(f"{self.name}: read pipe", making)
+        self.transport = protocol.transport
+
+    def op_far_send(self, size: int) -> None:
+        if not self.far.closed:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.far.fileno(), pattern(size, size)[:size])
+
+    def op_far_close(self) -> None:
+        self.far.close()
+
+    def op_reading(self, method: str) -> None:
+        if self.transport is not None:
+            self.act(getattr(self.transport, method))
+
+    def op_abort(self) -> None:
+        """A read pipe has none."""
+
+    def op_limits(self, high: int | None, low: int | None) -> None:
+        """Of writing only."""
+
+    async def close(self) -> None:
+        if self.transport is not None and not self.lost:
+            self.act(self.transport.close)
+            await self.player.settle()
+
+
+class WritePipe(Writer):
+    """The writing end of a pipe."""
+
+    async def open(self) -> None:
+        reader, writer = os.pipe()
+        self.far = self.trace.enter(contextlib.closing(FileIO(reader, "rb")))
+        self.pipe = self.trace.enter(contextlib.closing(FileIO(writer, "wb")))
+        os.set_blocking(reader, False)
+        name = self.next_name()
+        hooks = {call: functools.partial(self.on, call) for call in STREAM_CALLS}
+        protocol = self.trace.protocol(name, **hooks)
+        making = self.loop.connect_write_pipe(lambda: protocol, self.pipe)
+        await self.trace.wait(f"{self.name}: write pipe", making)
+        self.transport = protocol.transport
+
+    def _fits(self, size: int) -> bool:
+        return self.blocked or self.accepted + size - len(self.got) <= 30_000
+
+    def near_fileno(self) -> int:
+        return -1 if self.pipe.closed else self.pipe.fileno()
+
+    def far_read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self.far.fileno(), 1 << 20)
+            self.got += data
+            self.ended = "" if data else "end of stream"
+
+    def op_far_close(self) -> None:
+        self.far_open = False
+        self.far.close()
+
+    async def close(self) -> None:
+        await self.op_drain()
+        await super().close()
+        if self.far_open:
+            await self.op_drain()
+
+
+COMMANDS = {
+    "cat": "exec cat",
+    "exit": "exit 3",
+    "both": "echo out; echo err >&2",
+    "sleep": "exec sleep 100",
+    "deaf": "exec sleep 100 <&-",
+}
+
+
+class ChildProtocol(Process):
+    """As in the written scripts; before 3.12 the context of the exit is a matter of chance."""
+
+    def process_exited(self) -> None:
+        if sys.version_info < (3, 12):
+            PLACE.set("either")
+        super().process_exited()
+
+
+class Child(End):
+    """A child process; how its pipes and its exit mix is not defined."""
+
+    async def open(self) -> None:
+        self.exited = False
+        name = self.next_name()
+        calls = ("connection_made", "pipe_data_received", "pipe_connection_lost",
+                 "process_exited", "connection_lost")
+        hooks = {call: functools.partial(self.on, call) for call in calls}
+        self.protocol = ChildProtocol(self.trace, name, **hooks)
+        self.trace.name(self.protocol, name)
+        command = self.options["command"]
+        making = self.loop.subprocess_exec(lambda: self.protocol, "sh", "-c", COMMANDS[command])
+        await self.trace.wait(f"{self.name}: {command}", making)
+        self.transport = self.protocol.transport
+        if command in ("exit", "both"):
+            await self._over()
+        if command == "deaf":
+            await self.player.until(lambda: "pipe_connection_lost" in self.protocol.calls)
+
+    async def _over(self) -> None:
+        if self.transport is not None:
+            await self.player.until(lambda: "process_exited" in self.protocol.calls)
+            self.exited = True
+            for fd in (1, 2):
+                await self.player.until(lambda fd=fd: self._lost(fd))
+
+    def _lost(self, fd: int) -> bool:
+        pipe = self.transport.get_pipe_transport(fd)
+        return pipe is None or pipe.is_closing()
+
+    async def op_say(self, size: int) -> None:
+        """Write to a `cat`, and wait for its answer."""
+        if self._running() and self.options["command"] == "cat":
+            pipe = self.transport.get_pipe_transport(0)
+            if not pipe.is_closing():
+                length = len(self.protocol.output) + size
+                self.act(pipe.write, pattern(size, size)[:size])
+                await self.player.until(lambda: len(self.protocol.output) >= length)
+
+    async def op_end(self) -> None:
+        """Close its stdin, and wait for the end of a `cat`."""
+        if self._running():
+            pipe = self.transport.get_pipe_transport(0)
+            self.act(pipe.close)
+            if self.options["command"] == "cat":
+                await self._over()
+
+    async def op_signal(self, method: str) -> None:
+        """terminate or kill, and wait for its end."""
+        if self._running():
+            self.act(getattr(self.transport, method))
+            await self._over()
+        elif self.transport is not None:
+            self.act(getattr(self.transport, method))
+
+    async def op_close(self) -> None:
+        if self.transport is not None:
+            self.act(self.transport.close)
+            await self.player.until(lambda: "connection_lost" in self.protocol.calls)
+            self.exited = True
+
+    def op_abort(self) -> None:
+        """None here."""
+
+    def op_limits(self, high: int | None, low: int | None) -> None:
+        """None here."""
+
+    async def close(self) -> None:
+        if self.transport is not None:
+            await self.op_signal("kill")
+            self.act(self.transport.get_returncode)
+            self.transport.close()
+
+    def _running(self) -> bool:
+        return self.transport is not None and not self.exited
+
+
+KINDS: dict[str, type[End]] = {
+    "stream": Stream,
+    "tls": Tls,
+    "datagram": Datagram,
+    "read_pipe": ReadPipe,
+    "write_pipe": WritePipe,
+    "child": Child,
+}
+
+
+@functools.cache
+def _contexts(role: str) -> Any:
+    return tlswire.contexts(role, version=tlswire.TLS13)
+
+
+def _widen(*sockets: socket.socket) -> None:
+    for sock in sockets:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFERS)
+
+
+def _fill(fd: int) -> int:
+    """Write to the non-blocking `fd` until it takes nothing for a while; return how much it took."""
+    total = rounds = 0
+    while rounds < 3:
+        taken = 0
+        for size in (1 << 16, 4096, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += os.write(fd, bytes(size))
+        total += taken
+        rounds = 0 if taken else rounds + 1
+        time.sleep(0.0005)
+    return total
