@@ -20,6 +20,8 @@ LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
 LOCKED := $(if $(CI),--locked)
+# The Python package does without it: OpenSSL is CPython's.
+TLS := oxloop/tls
 SERVERS := redis-server postgresql dbus
 SOURCES := $(shell find crates python Cargo.toml Cargo.lock -name __pycache__ -prune -o -type f -print)
 
@@ -30,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ##@ See it work
 
 demo: $(VENV)/.oxloop $(VENV)/.bench $(LOADGEN) ## The echo examples in Rust and Python, then asyncio, uvloop and oxloop side by side
-	cargo build $(LOCKED) --release --package oxloop --examples
+	cargo build $(LOCKED) --release --package oxloop --features tls --examples
 	$(PY) scripts/demo.py
 
 ##@ Check it
@@ -44,9 +46,10 @@ lint-rust: $(VENV)/.pip ## rustfmt, clippy, rustdoc, and where unsafe and I/O ma
 		|| rustup component add clippy rustfmt
 	cargo fmt --all --check
 	cargo fmt --check $(LOADGEN_MANIFEST)
-	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --workspace --all-targets --features $(TLS) -- -D warnings
+	cargo clippy $(LOCKED) --package oxloop -- -D warnings
 	cargo clippy $(LOCKED) --all-targets $(LOADGEN_MANIFEST) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps --package oxloop
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps --package oxloop --features tls
 	$(PY) scripts/check_sources.py
 
 lint-py: $(VENV)/.oxloop $(VENV)/.dev ## ruff, mypy, stubtest
@@ -56,7 +59,7 @@ lint-py: $(VENV)/.oxloop $(VENV)/.dev ## ruff, mypy, stubtest
 	$(PY) -m mypy.stubtest oxloop --allowlist scripts/stubtest-allowlist.txt
 
 test-rust: ## The tests of the crate and of the load generator
-	cargo test $(LOCKED) --workspace --exclude oxloop-python
+	cargo test $(LOCKED) --workspace --exclude oxloop-python --features $(TLS)
 	cargo test $(LOCKED) $(LOADGEN_MANIFEST)
 
 test-py: pytest conformance ## All Python tests

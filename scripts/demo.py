@@ -44,6 +44,9 @@ def main() -> None:
         )
         heading(f"{language}: TCP echo")
         echo(server, client)
+        if language == "Rust":
+            heading(f"{language}: TCP echo over TLS")
+            secure(f"{folder}/tls_echo_server", f"{folder}/tls_echo_client")
         heading(f"{language}: UDP echo")
         echo(udp_server, udp_client)
         heading(f"{language}: an existing socket")
@@ -88,6 +91,13 @@ def echo(server: Sequence[str], client: Sequence[str]) -> None:
             raise SystemExit(f"{server[-1]} does not listen\n{output.read()}")
         show("server", output.read())
         show("client", answer)
+
+
+def secure(server: str, client: str) -> None:
+    """Run a client that trusts what its server shows: a file is handed over."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = ("8889", f"{folder}/certificate.pem")
+        echo([server, *where], [client, *where])
 
 
 def chat(server: Sequence[str], member: Sequence[str]) -> None:

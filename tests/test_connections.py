@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-import ssl
 
 import pytest
 
@@ -18,7 +17,6 @@ from .support import (
     descriptors,
     hops,
     listen,
-    module_of,
     skip_stock_bug,
     tcp_pair,
     until,
@@ -279,13 +277,6 @@ class TestErrors:
     async def test_unknown_keyword(self, loop):
         with pytest.raises(TypeError):
             await loop.create_connection(Recorder, "127.0.0.1", 1, unknown=1)
-
-    async def test_tls_is_refused_for_now(self, loop, loop_spec, listener):
-        if module_of(loop_spec) != "oxloop":
-            pytest.skip("this loop speaks TLS")
-        for context in (True, ssl.create_default_context()):
-            with pytest.raises(NotImplementedError):
-                await loop.create_connection(Recorder, *listener.getsockname(), ssl=context)
 
 
 class TestLocalAddress:

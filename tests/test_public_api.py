@@ -140,18 +140,6 @@ class TestLoop:
             missing = {each for each in stock if each not in ours and each != "kwargs"}
             assert not missing, name
 
-    def test_other_transports_are_refused_for_now(self, oxloop):
-        loop = oxloop.new_event_loop()
-
-        async def main():
-            with pytest.raises(NotImplementedError):
-                await loop.start_tls(None, None, None)
-
-        try:
-            loop.run_until_complete(main())
-        finally:
-            loop.close()
-
 
 @needs_oxloop
 class TestRun:

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import socket
-import ssl
 from asyncio import trsock
 
 import pytest
@@ -249,13 +248,6 @@ class TestOptions:
                     await loop.create_server(Recorder, **options)
         with pytest.raises(TypeError, match="must be an SSLContext or None"):
             await loop.create_server(Recorder, "127.0.0.1", 0, ssl=True)
-
-    async def test_tls_is_refused_for_now(self, loop, loop_spec):
-        if module_of(loop_spec) != "oxloop":
-            pytest.skip("this loop speaks TLS")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with pytest.raises(NotImplementedError):
-            await loop.create_server(Recorder, "127.0.0.1", 0, ssl=context)
 
 
 class TestExistingSocket:

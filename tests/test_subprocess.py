@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from .processes import PYTHON, ProcessRecorder
-from .support import run_limited
+from .support import module_of, run_limited, until
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root's rights")
 
@@ -114,6 +115,84 @@ class TestStarting:
         assert transport.get_returncode() == 0
 
 
+def room(transport):
+    """How much the pipe of a transport holds."""
+    return fcntl.fcntl(transport.get_extra_info("pipe").fileno(), 1032)  # F_GETPIPE_SZ
+
+
+def waiting(transport):
+    """How much is in the pipe of a transport."""
+    number = transport.get_extra_info("pipe").fileno()
+    return int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.fixture
+def grown(loop_spec):
+    """What a child's pipe that was full once holds."""
+    if module_of(loop_spec) == "asyncio":
+        return 64 * 1024
+    reader, writer = os.pipe()
+    try:
+        return fcntl.fcntl(writer, 1031, 256 * 1024)  # F_SETPIPE_SZ
+    except PermissionError:  # too much is in the user's pipes
+        return 64 * 1024
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+class TestPipeSize:
+    async def print_all(self, spawn, count, **options):
+        """The transport of a pipe by which `count` bytes came, more than it holds at first."""
+        command = f"head -c {count} /dev/zero; exec cat"
+        transport, protocol = await spawn(command, shell=True, **options)
+        stdout = transport.get_pipe_transport(1)
+        stdout.pause_reading()
+        size = room(stdout)
+        await until(lambda: waiting(stdout) + len(protocol.output[1]) >= size)
+        stdout.resume_reading()
+        await protocol.printed(bytes(count))
+        return stdout
+
+    async def test_a_pipe_that_was_never_full(self, spawn):
+        transport, protocol = await spawn("cat")
+        transport.get_pipe_transport(0).write(b"a")
+        await protocol.printed(b"a")
+        assert room(transport.get_pipe_transport(1)) == 64 * 1024
+
+    async def test_output_that_fills_its_pipe(self, spawn, grown):
+        assert room(await self.print_all(spawn, 1_000_000)) == grown
+
+    async def test_standard_error_stays(self, spawn):
+        transport, protocol = await spawn("head -c 1000000 /dev/zero; exec cat", shell=True)
+        await protocol.printed(bytes(1_000_000))
+        assert room(transport.get_pipe_transport(2)) == 64 * 1024
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="a socket before 3.12")
+    async def test_input_that_fills_its_pipe(self, spawn, grown):
+        transport, protocol = await spawn("read line; exec cat", shell=True)
+        stdin = transport.get_pipe_transport(0)
+        # The shell reads its line byte by byte, so the pipe is full long before its end.
+        stdin.write(b"x" * 199_999 + b"\n")
+        assert stdin.get_write_buffer_size() > 0
+        stdin.write(b"the rest")
+        await protocol.printed(b"the rest")
+        assert room(stdin) == grown
+
+    @pytest.mark.parametrize("size", [8192, 64 * 1024])
+    async def test_a_size_that_was_asked_for_stays(self, spawn, size):
+        assert room(await self.print_all(spawn, 1_000_000, pipesize=size)) == size
+
+    async def test_a_size_that_was_set_stays(self, spawn):
+        command = "read line; head -c 1000000 /dev/zero; exec cat"
+        transport, protocol = await spawn(command, shell=True)
+        stdout = transport.get_pipe_transport(1)
+        fcntl.fcntl(stdout.get_extra_info("pipe").fileno(), 1031, 32 * 1024)  # F_SETPIPE_SZ
+        transport.get_pipe_transport(0).write(b"\n")
+        await protocol.printed(bytes(1_000_000))
+        assert room(stdout) == 32 * 1024
+
+
 class TestPopenKeywords:
     async def test_cwd(self, output_of, folder):
         assert await output_of("pwd", "-P", cwd=folder) == os.fsencode(folder.resolve()) + b"\n"
@@ -175,8 +254,7 @@ class TestPopenKeywords:
 
     async def test_pipesize(self, spawn):
         transport, _ = await spawn("cat", pipesize=8192)
-        pipe = transport.get_pipe_transport(1).get_extra_info("pipe")
-        assert fcntl.fcntl(pipe.fileno(), 1032) == 8192  # F_GETPIPE_SZ
+        assert room(transport.get_pipe_transport(1)) == 8192
 
     @ROOT
     async def test_user_and_groups(self, output_of):

@@ -466,6 +466,55 @@ class TestTransport:
         assert any(text.startswith("unclosed transport") for text in texts)
 
 
+class TestSendfile:
+    """The kernel cannot encrypt: a file is read and written."""
+
+    @pytest.fixture
+    def file(self, folder):
+        path = folder / "file"
+        path.write_bytes(bytes(range(256)) * 4000)
+        with path.open("rb") as opened:
+            yield opened
+
+    async def test_between_writes(self, loop, tls_opened, file):
+        transport, _, peer = await tls_opened()
+        transport.write(b"before")
+        reading = asyncio.ensure_future(peer.read(6 + 1_024_000 + 5))
+        assert await loop.sendfile(transport, file) == 1_024_000
+        transport.write(b"after")
+        assert await reading == b"before" + bytes(range(256)) * 4000 + b"after"
+        assert file.tell() == 1_024_000
+
+    async def test_a_part(self, loop, tls, file):
+        transport, _, peer = await tls.connect()
+        assert await loop.sendfile(transport, file, 256, 512) == 512
+        assert await peer.read(512) == bytes(range(256)) * 2
+        assert file.tell() == 768
+
+    async def test_native_alone(self, loop, tls, file):
+        transport, _, _ = await tls.connect()
+        with pytest.raises(RuntimeError) as caught:
+            await loop.sendfile(transport, file, fallback=False)
+        text = "fallback is disabled and native sendfile is not supported for transport "
+        assert str(caught.value) == text + repr(transport)
+
+    async def test_protocol_is_back(self, loop, tls, file):
+        """The protocol hears of data again, also of what came meanwhile."""
+        transport, protocol, peer = await tls.connect()
+        reading = asyncio.ensure_future(peer.read(1_024_000))
+        await loop.sendfile(transport, file)
+        await reading
+        assert transport.get_protocol() is protocol
+        peer.send(b"thanks")
+        assert await protocol.received(6) == b"thanks"
+
+    async def test_closing(self, loop, tls, file):
+        transport, _, _ = await tls.connect()
+        transport.abort()
+        with pytest.raises(RuntimeError, match=r"^Transport is closing$"):
+            await loop.sendfile(transport, file)
+
+
 class TestUnixSockets:
     async def test_connection(self, loop, folder, tls):
         path = str(folder / "socket")

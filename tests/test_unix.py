@@ -276,15 +276,6 @@ class TestArguments:
         with pytest.raises(TypeError):
             await loop.create_unix_connection(Recorder, "x", host="localhost")
 
-    async def test_tls_is_refused_for_now(self, loop, loop_spec, path, listener):
-        if module_of(loop_spec) != "oxloop":
-            pytest.skip("this loop speaks TLS")
-        before = descriptors()
-        for context in (True, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
-            with pytest.raises(NotImplementedError):
-                await loop.create_unix_connection(Recorder, path, ssl=context, server_hostname="")
-        assert descriptors() == before
-
 
 class TestErrors:
     async def refused(self, loop, path):

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 import socket
-import ssl
 import stat
 import struct
 from asyncio import trsock
@@ -265,14 +264,6 @@ class TestArguments:
     async def test_cleanup_socket_is_unknown(self, loop, path):
         with pytest.raises(TypeError, match="unexpected keyword argument 'cleanup_socket'"):
             await loop.create_unix_server(Recorder, path, cleanup_socket=True)
-
-    async def test_tls_is_refused_for_now(self, loop, loop_spec, path):
-        if module_of(loop_spec) != "oxloop":
-            pytest.skip("this loop speaks TLS")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with pytest.raises(NotImplementedError):
-            await loop.create_unix_server(Recorder, path, ssl=context)
-        assert not os.path.exists(path)
 
 
 class TestWhatIsThereAlready:

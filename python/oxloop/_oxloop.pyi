@@ -65,7 +65,7 @@ class StreamTransport(asyncio.Transport):
     def _reset_empty_waiter(self) -> None: ...
 
 @final
-class TLSTransport(asyncio.Transport):
+class SSLProtocolTransport(asyncio.Transport):
     """One side of a TLS connection: what `connection_made` is handed where `ssl=` is given.
 
     Made by the loop only. Every method is asyncio's, errors included.
@@ -111,7 +111,7 @@ class SSLProtocol:
         """Takes ciphertext that somebody else has read."""
 
     @property
-    def _app_transport(self) -> TLSTransport | None: ...
+    def _app_transport(self) -> SSLProtocolTransport | None: ...
     @property
     def _app_protocol(self) -> asyncio.BaseProtocol | None: ...
     @property
@@ -303,6 +303,9 @@ class BaseLoop:
         extra: dict[str, Any] | None = None,
     ) -> WritePipeTransport:
         """Writes to a pipe object from now on; it stays the caller's if this fails."""
+
+    def _let_pipe_grow(self, fd: int) -> None:
+        """The pipe of this transport's descriptor holds 256 KiB from when it was full once."""
 
     def _make_datagram_transport(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ._arguments import check_ssl_socket
-from ._oxloop import StreamTransport, TLSTransport
+from ._oxloop import StreamTransport, SSLProtocolTransport
 from ._sockets import SocketMixin
 
 # From 3.14 on the file's position is set also where nothing was sent.
@@ -252,7 +252,7 @@ class _FallbackProtocol(asyncio.Protocol):
     """Takes the protocol's place while a file is written: only writing goes on."""
 
     def __init__(self, loop: SendfileMixin, transport: Any) -> None:
-        if not isinstance(transport, (StreamTransport, TLSTransport)):
+        if not isinstance(transport, (StreamTransport, SSLProtocolTransport)):
             raise TypeError("transport should be _FlowControlMixin instance")
         self._loop = loop
         self._transport = transport

@@ -40,9 +40,15 @@ class _UnixSubprocessTransport(_AsyncioTransport):  # type: ignore[misc]
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
         await super()._connect_pipes(waiter)
         is_connected = self._pending_calls is None
-        if self._proc is None or (is_connected and not self._closed):
+        if self._proc is None:
             return
         streams = self._proc.stdin, self._proc.stdout, self._proc.stderr
+        if is_connected and not self._closed:
+            if self._proc.pipesize <= 0:
+                for stream in streams:
+                    if stream is not None and not stream.closed:
+                        self._loop._let_pipe_grow(stream.fileno())
+            return
         for fd, stream in enumerate(streams):
             if self._pipes.get(fd) is not None:
                 self._pipes[fd].pipe.close()

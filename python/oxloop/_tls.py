@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from ._oxloop import SSLProtocol, TLSTransport
+    from ._oxloop import SSLProtocol, SSLProtocolTransport
 
 # asyncio has a constant of that name from 3.11 on, seconds.
 _SHUTDOWN_TIMEOUT: float = getattr(constants, "SSL_SHUTDOWN_TIMEOUT", 30.0)
@@ -136,7 +136,7 @@ class TlsMixin(LoopBase):
         server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> TLSTransport:
+    ) -> SSLProtocolTransport:
         # A connected socket under TLS; `waiter` is done when the handshake is.
         ssl_protocol = self._make_ssl_protocol(
             protocol,
@@ -179,7 +179,7 @@ class TlsMixin(LoopBase):
     def _report_handshake(
         self,
         protocol: asyncio.BaseProtocol,
-        transport: TLSTransport | None,
+        transport: SSLProtocolTransport | None,
         waiter: asyncio.Future[None],
     ) -> None:
         if waiter.cancelled() or waiter.exception() is None:

@@ -61,6 +61,9 @@ MODULES = (
         classes=("SubprocessTransportTests", "SubprocessTests"),
     ),
     Module("test_sock_lowlevel", extra=True, classes=("SockTests",)),
+    Module("test_ssl", since=(3, 11)),
+    # SslProtoHandshakeTests try asyncio's own class of protocols against mocks.
+    Module("test_sslproto", classes=("SelectorStartTLSTests",)),
     Module("test_waitfor"),
     Module("test_streams"),
     Module("test_locks"),

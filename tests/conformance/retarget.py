@@ -262,5 +262,6 @@ _ADAPTERS: dict[str, Callable[[Any, LoopFactory], None]] = {
     "test_subprocess": _test_subprocess,
     "test_sock_lowlevel": _bound("BaseSockTestsMixin", "SockTests"),
     "test_server": _new_loop("SelectorStartServerTests"),
+    "test_sslproto": _new_loop("SelectorStartTLSTests"),
     "test_unix_events": _loop_of_set_up("SelectorEventLoopUnixSocketTests"),
 }

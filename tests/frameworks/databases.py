@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import write_files
 from tests.support import TIME_LIMIT, listen
 
 from .programs import Program
@@ -148,6 +149,35 @@ class Postgres(Database):
             account = pwd.getpwnam(unprivileged())
             options |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         return options
+
+
+class TlsPostgres(Postgres):
+    """The same, and nobody connects by TCP without TLS."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        folder = directory / "certificates"
+        folder.mkdir()
+        self.certificate, self.key, self.authority = write_files(folder)
+        rules = directory / "data" / "pg_hba.conf"
+        owner = rules.stat()
+        rules.write_text(
+            "local all all trust\n"
+            "hostssl all guarded 127.0.0.1/32 cert\n"
+            "hostssl all all 127.0.0.1/32 scram-sha-256\n"
+        )
+        for path in folder, *folder.iterdir():
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+    def command(self) -> tuple[str, ...]:
+        settings = {
+            "ssl": "on",
+            "ssl_cert_file": self.certificate,
+            "ssl_key_file": self.key,
+            "ssl_ca_file": self.authority,
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return (*super().command(), *options)
 
 
 PACKAGES = {

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import re
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Uvicorn(Program):
     def address(self) -> tuple[str, int]:
         """Where the server listens; waits until it does."""
         if self._address is None:
-            line = self.heard("Uvicorn running on http://")
+            line = self.heard("Uvicorn running on http")
             self._address = ("127.0.0.1", int(re.findall(r":(\d+) ", line)[0]))
         return self._address
 
@@ -59,6 +60,12 @@ class Uvicorn(Program):
     def http(self) -> contextlib.closing[http.client.HTTPConnection]:
         """Return a client connection of the standard library (made at the first request)."""
         return contextlib.closing(http.client.HTTPConnection(*self.address, timeout=TIME_LIMIT))
+
+    def https(self, context: ssl.SSLContext) -> contextlib.closing[http.client.HTTPSConnection]:
+        """Return a client connection with TLS."""
+        return contextlib.closing(
+            http.client.HTTPSConnection(*self.address, timeout=TIME_LIMIT, context=context)
+        )
 
     def get(self, path: str) -> bytes:
         """Return the body of a successful response, over a connection of its own."""

@@ -1,15 +1,16 @@
 //! Opening connections (asyncio: *Opening network connections*).
 
-use crate::address::Address;
 use crate::engine::Side;
 use crate::error::{Error, Misuse, Result};
+use crate::event_loop::EventLoop;
 use crate::event_loop::core::Core;
-use crate::event_loop::{EventLoop, promise};
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::racing;
 use crate::target::{Kind, Target, check_stream, resolve};
+#[cfg(feature = "rustls")]
+use crate::tls::TlsClientOptions;
+use crate::tls::over::Over;
 use crate::transport::Transport;
-use crate::transport::stream::Connection;
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
@@ -36,6 +37,8 @@ pub struct ConnectOptions {
     local_addr: Option<SocketAddr>,
     happy_eyeballs_delay: Option<Duration>,
     interleave: Option<usize>,
+    #[cfg(feature = "rustls")]
+    tls: Option<TlsClientOptions>,
 }
 
 impl ConnectOptions {
@@ -47,6 +50,8 @@ impl ConnectOptions {
             local_addr: None,
             happy_eyeballs_delay: None,
             interleave: None,
+            #[cfg(feature = "rustls")]
+            tls: None,
         }
     }
 
@@ -76,6 +81,25 @@ impl ConnectOptions {
     pub fn interleave(self, first_family_count: usize) -> ConnectOptions {
         ConnectOptions { interleave: Some(first_family_count), ..self }
     }
+
+    /// Secures the connection by TLS, with options or a `rustls::ClientConfig` (feature `tls`). The
+    /// server's certificate has to be for the host, or the one address, that is connected to,
+    /// unless [another name](TlsClientOptions::server_name) is set.
+    ///
+    /// Source: *loop.create_connection*, `ssl`.
+    #[cfg(feature = "rustls")]
+    #[must_use]
+    pub fn tls(self, tls: impl Into<TlsClientOptions>) -> ConnectOptions {
+        ConnectOptions { tls: Some(tls.into()), ..self }
+    }
+
+    fn over(&mut self) -> Result<Over> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls.take() {
+            return Ok(Over::Tls(tls.secure(self.target.name().as_deref())?));
+        }
+        Ok(Over::default())
+    }
 }
 
 impl<T: Into<Target>> From<T> for ConnectOptions {
@@ -90,7 +114,8 @@ impl EventLoop {
     /// ([`happy_eyeballs_delay`](ConnectOptions::happy_eyeballs_delay)). An existing socket is
     /// used as it is; the connection owns it from then on.
     ///
-    /// The protocol's `connection_made` has been called when the future is done. Dropping the
+    /// The protocol's `connection_made` has been called when the future is done; with
+    /// TLS that is after the handshake. Dropping the
     /// future before that leaves nothing behind: attempts under way are given up, and a connection
     /// that was made already is closed.
     ///
@@ -99,7 +124,7 @@ impl EventLoop {
     /// # Errors
     /// [`Error::Io`] with the errno of the only address, or [`Error::Connect`] with those of
     /// all; the resolver's error; [`Misuse::StreamExpected`] for a socket of another kind;
-    /// [`Misuse::LoopClosed`].
+    /// [`Misuse::LoopClosed`]. With TLS those of `start_tls`, too.
     ///
     /// ```
     /// # fn main() -> oxloop::Result<()> {
@@ -137,12 +162,16 @@ impl EventLoop {
         P: Protocol + 'static,
         F: FnOnce() -> P,
     {
-        let ConnectOptions { target, local_addr, happy_eyeballs_delay, interleave } = to.into();
+        let mut options = to.into();
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
+        let over = options.over()?;
+        let ConnectOptions { target, local_addr, happy_eyeballs_delay, interleave, .. } = options;
         let addresses = match target.0 {
-            Kind::Socket(socket) => return self.connected(factory, check_stream(socket)?).await,
+            Kind::Socket(socket) => {
+                return self.connected(factory, check_stream(socket)?, over).await;
+            }
             Kind::Hosts(hosts, port) => resolve(self, &hosts, port).await?,
             Kind::Addresses(addresses) => addresses,
         };
@@ -154,25 +183,18 @@ impl EventLoop {
             Some(delay) => racing::race(self, attempts, delay).await,
             None => in_turn(attempts).await,
         };
-        self.connected(factory, socket.map_err(all_of)?).await
+        self.connected(factory, socket.map_err(all_of)?, over).await
     }
 
     pub(crate) async fn connected<P: Protocol + 'static>(
         &self,
         factory: impl FnOnce() -> P,
         socket: Socket,
+        over: Over,
     ) -> Result<(Transport, ProtocolHandle<P>)> {
         socket.set_nonblocking(true)?;
-        let peer = Address::peer(&socket);
         let protocol = ProtocolHandle::new(factory());
-        let (promise, waiter) = promise();
-        let erased = protocol.erased();
-        self.core().act(move |cx| {
-            Connection::open(cx, socket, peer, erased, None, move |transport| {
-                promise.set_result(Unclaimed::new(transport, Transport::close));
-            });
-        });
-        let transport = waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()?;
+        let transport = over.open(self.core(), socket, protocol.erased()).await?;
         Ok((transport, protocol))
     }
 }

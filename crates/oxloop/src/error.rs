@@ -33,6 +33,10 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS failed: the peer broke its rules, or a certificate is not accepted (feature `tls`).
+    #[cfg(feature = "rustls")]
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
     /// A protocol's callback panicked; the text is the panic's.
     #[error("a callback panicked: {0}")]
     Panic(String),
@@ -56,7 +60,32 @@ impl Error {
             | Error::Bind { source: error, .. }
             | Error::BindUnix { source: error, .. } => error.raw_os_error(),
             Error::Connect(errors) => errors.first()?.raw_os_error(),
+            #[cfg(feature = "rustls")]
+            Error::Tls(_) => None,
             Error::Misuse(_) | Error::Panic(_) | Error::Cancelled => None,
+        }
+    }
+
+    /// The same error for one more who has to hear of it.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn again(&self) -> Error {
+        let same = |error: &io::Error| match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Error::Io(error) => Error::Io(same(error)),
+            Error::Misuse(misuse) => Error::Misuse(misuse.clone()),
+            Error::Connect(errors) => Error::Connect(errors.iter().map(same).collect()),
+            Error::Bind { address, source } => {
+                Error::Bind { address: *address, source: same(source) }
+            }
+            Error::BindUnix { address, source } => {
+                Error::BindUnix { address: address.clone(), source: same(source) }
+            }
+            Error::Tls(error) => Error::Tls(error.clone()),
+            Error::Panic(text) => Error::Panic(text.clone()),
+            Error::Cancelled => Error::Cancelled,
         }
     }
 }
@@ -125,12 +154,28 @@ pub enum Misuse {
     /// `sendfile()` on a transport that is closing.
     #[error("Transport is closing")]
     TransportClosing,
-    /// `sendfile()` on a pipe.
+    /// `sendfile()` on a pipe, or `sendfile_native()` over TLS.
     #[error("sendfile is not supported for the transport")]
     SendfileUnsupported,
     /// `write()`, or another `sendfile()`, before the file is sent.
     #[error("unable to write; sendfile is in progress")]
     SendfileInProgress,
+    /// `write_eof()` over TLS, whose only end is `close()`.
+    #[error("write_eof() is not supported over TLS")]
+    NoWriteEof,
+    /// `start_tls()` on a pipe, or on another loop's transport.
+    #[error("transport is not supported by start_tls()")]
+    StartTlsUnsupported,
+    /// A TLS client needs a name to check the server's certificate for, and there is no host that
+    /// it could be.
+    #[error("You must set server_name when using TLS without a host")]
+    NoServerName,
+    /// What should be the name in a server's certificate can be none.
+    #[error("{0:?} is not a valid server name")]
+    ServerName(String),
+    /// A time-out of TLS is zero.
+    #[error("the time-out of a TLS {0} should be a positive number")]
+    TlsTimeout(&'static str),
     /// The signal cannot be handled, or is none.
     #[error("signal {0} cannot be caught")]
     Signal(i32),

@@ -65,6 +65,7 @@
 //! | [`Handle`], [`TimerHandle`] | a scheduled callback, to cancel it | the same |
 //! | [`WatchHandle`] | a watched descriptor, to end it | what `add_reader` makes |
 //! | [`Task`] | a future that the loop runs beside others | `Task` |
+//! | *TLS* (feature `tls`) | `ConnectOptions::tls`, `ServerOptions::tls`, `EventLoop::start_tls`: a transport that encrypts, over rustls | `ssl=`, `start_tls` |
 //! | [`Promise`], [`Waiter`] | the two halves of a value that will come | `Future` |
 //! | [`ExceptionContext`] | an error that has no caller | the handler's `context` |
 //! | [`Misuse`] | an error of the caller | `RuntimeError`, `ValueError` |
@@ -81,6 +82,7 @@
 //! | `datagrams.rs` | datagram endpoints |
 //! | `pipes.rs` | pipes and terminals |
 //! | `process.rs`, `children.rs` | starting child processes; waiting for their exits |
+//! | [`tls`] | TLS: its rules, its engine, and what the feature `tls` adds |
 //! | `resolver.rs`, `executor.rs`, `signals.rs` | names, threads for what blocks, Unix signals |
 //! | `error.rs` | the errors |
 //! | [`engine`] | the loop itself, without an opinion on what a callback is: for those who put another face on it |
@@ -137,7 +139,12 @@ pub use protocol::{
 pub use server::{Server, ServerOptions};
 pub use target::Target;
 pub use transport::{DatagramTransport, Payload, SubprocessTransport, Transport, flow_control};
-pub use unix::{UnixServerOptions, UnixTarget};
+pub use unix::{UnixConnectOptions, UnixServerOptions, UnixTarget};
+
+#[cfg(feature = "rustls")]
+pub use rustls;
+#[cfg(feature = "rustls")]
+pub use tls::{StartTlsOptions, TlsClientOptions, TlsServerOptions};
 
 /// The README's example is tested as well.
 #[cfg(doctest)]

@@ -9,6 +9,9 @@ use crate::event_loop::{EventLoop, ExceptionContext, Promise, next_turn, promise
 use crate::protocol::cell::AnyProtocol;
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::target::{Kind, Target, check_stream, everywhere, resolve};
+#[cfg(feature = "rustls")]
+use crate::tls::TlsServerOptions;
+use crate::tls::over::Over;
 use crate::transport::Transport;
 use crate::transport::stream::{Connection, WeakTransport};
 use crate::unix::SocketFile;
@@ -40,6 +43,8 @@ pub struct ServerOptions {
     reuse_port: bool,
     keep_alive: bool,
     start_serving: bool,
+    #[cfg(feature = "rustls")]
+    tls: Option<TlsServerOptions>,
 }
 
 impl ServerOptions {
@@ -53,6 +58,8 @@ impl ServerOptions {
             reuse_port: false,
             keep_alive: false,
             start_serving: true,
+            #[cfg(feature = "rustls")]
+            tls: None,
         }
     }
 
@@ -90,6 +97,25 @@ impl ServerOptions {
     pub fn start_serving(self, start: bool) -> ServerOptions {
         ServerOptions { start_serving: start, ..self }
     }
+
+    /// Secures the connections by TLS, with options or a `rustls::ServerConfig` (feature `tls`). A
+    /// protocol's first call comes after its handshake; of a handshake that fails nobody is told but
+    /// the log, at its debug level.
+    ///
+    /// Source: *loop.create_server*, `ssl`.
+    #[cfg(feature = "rustls")]
+    #[must_use]
+    pub fn tls(self, tls: impl Into<TlsServerOptions>) -> ServerOptions {
+        ServerOptions { tls: Some(tls.into()), ..self }
+    }
+
+    fn over(&mut self) -> Result<Over> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls.take() {
+            return Ok(Over::Tls(tls.secure()?));
+        }
+        Ok(Over::default())
+    }
 }
 
 impl<T: Into<Target>> From<T> for ServerOptions {
@@ -118,10 +144,11 @@ impl EventLoop {
         P: Protocol + 'static,
         F: Fn() -> P + Send + Sync + 'static,
     {
-        let options = at.into();
+        let mut options = at.into();
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
+        let over = options.over()?;
         let ServerOptions { target, reuse_address, reuse_port, keep_alive, .. } = options;
         let prepare = |socket: &Socket| {
             socket.set_reuse_address(reuse_address)?;
@@ -140,7 +167,7 @@ impl EventLoop {
             }
         };
         let ServerOptions { backlog, start_serving, .. } = options;
-        self.serve(factory, Setup { sockets, backlog, start_serving, file: None }).await
+        self.serve(factory, Setup { sockets, backlog, start_serving, file: None, over }).await
     }
 
     /// Makes the server of bound sockets.
@@ -158,6 +185,7 @@ impl EventLoop {
             core: self.core().clone(),
             factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
             backlog: setup.backlog,
+            over: setup.over,
             state: Mutex::new(state),
         }));
         if setup.start_serving {
@@ -177,6 +205,7 @@ pub(crate) struct Setup {
     pub(crate) start_serving: bool,
     /// What goes with the sockets when the server is closed.
     pub(crate) file: Option<SocketFile>,
+    pub(crate) over: Over,
 }
 
 /// Sockets for all addresses; `prepare` sets their options before they are bound.
@@ -225,6 +254,7 @@ struct Inner {
     core: Arc<Core>,
     factory: Box<dyn Fn() -> Arc<dyn AnyProtocol> + Send + Sync>,
     backlog: i32,
+    over: Over,
     state: Mutex<State>,
 }
 
@@ -351,7 +381,8 @@ impl Server {
     }
 
     /// Closes the connections that are open, each after what is left to write. The server
-    /// listens on, unless it is closed. From any thread.
+    /// listens on, unless it is closed. From any thread. A TLS connection is cut off below TLS, as
+    /// in asyncio: its peer gets no closing alert.
     ///
     /// Source: *Server.close_clients*.
     ///
@@ -529,14 +560,15 @@ impl ListenerHandler<RustFace> for Acceptor {
     fn connected(&self, cx: Cx<'_>, accepted: Accepted) -> Result<(), Infallible> {
         // Closed since it was accepted: the connection is dropped.
         let Some(attachment) = Attachment::new(&self.server) else { return Ok(()) };
-        match catch(&self.server.0.factory) {
+        let made = catch(&self.server.0.factory).map_err(Error::from);
+        match made.and_then(|protocol| self.server.0.over.protocol(protocol)) {
             Ok(protocol) => {
                 let peer = accepted.peer.and_then(|peer| Address::try_from(&peer).ok());
                 let socket = accepted.descriptor.into();
                 Connection::open(cx, socket, peer, protocol, Some(attachment), drop);
             }
-            Err(panic) => {
-                self.report("Error on transport creation for incoming connection", panic);
+            Err(error) => {
+                self.report("Error on transport creation for incoming connection", error);
             }
         }
         Ok(())

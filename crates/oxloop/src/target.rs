@@ -23,6 +23,24 @@ pub(crate) enum Kind {
     Socket(Socket),
 }
 
+#[cfg(feature = "rustls")]
+impl Target {
+    /// What a certificate could be for, where that is one host or address.
+    pub(crate) fn name(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Hosts(hosts, _) => match hosts.as_slice() {
+                [host] => Some(host.clone()),
+                _ => None,
+            },
+            Kind::Addresses(addresses) => match addresses.as_slice() {
+                [address] => Some(address.ip().to_string()),
+                _ => None,
+            },
+            Kind::Socket(_) => None,
+        }
+    }
+}
+
 /// Addresses of hosts, each once, in the order of the hosts.
 pub(crate) async fn resolve(
     event_loop: &EventLoop,

@@ -7,6 +7,9 @@ use crate::error::{Error, Misuse, Result};
 use crate::event_loop::EventLoop;
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::server::{Server, Setup};
+use crate::tls::over::Over;
+#[cfg(feature = "rustls")]
+use crate::tls::{TlsClientOptions, TlsServerOptions};
 use crate::transport::Transport;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
@@ -46,6 +49,52 @@ macro_rules! targets {
 targets!(Kind::Address: UnixAddress, &str, String, &OsStr, OsString, &Path, PathBuf);
 targets!(Kind::Socket: Socket, OwnedFd, UnixStream, UnixListener);
 
+/// Where [`EventLoop::create_unix_connection`] connects to, and how.
+///
+/// Anything that names a target converts into it; write it out to set the options.
+#[derive(Debug)]
+pub struct UnixConnectOptions {
+    target: UnixTarget,
+    #[cfg(feature = "rustls")]
+    tls: Option<TlsClientOptions>,
+}
+
+impl UnixConnectOptions {
+    /// Options for a target: a path, an abstract name, or a connected stream socket.
+    pub fn new(target: impl Into<UnixTarget>) -> UnixConnectOptions {
+        UnixConnectOptions {
+            target: target.into(),
+            #[cfg(feature = "rustls")]
+            tls: None,
+        }
+    }
+
+    /// Secures the connection by TLS, with options or a `rustls::ClientConfig` (feature `tls`). A
+    /// [server name](TlsClientOptions::server_name) has to be set.
+    ///
+    /// Source: *loop.create_unix_connection*, `ssl`.
+    #[cfg(feature = "rustls")]
+    #[must_use]
+    pub fn tls(self, tls: impl Into<TlsClientOptions>) -> UnixConnectOptions {
+        UnixConnectOptions { tls: Some(tls.into()), ..self }
+    }
+
+    #[cfg_attr(not(feature = "rustls"), expect(clippy::unused_self, reason = "it has no options"))]
+    fn over(&mut self) -> Result<Over> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls.take() {
+            return Ok(Over::Tls(tls.secure(None)?));
+        }
+        Ok(Over::default())
+    }
+}
+
+impl<T: Into<UnixTarget>> From<T> for UnixConnectOptions {
+    fn from(target: T) -> UnixConnectOptions {
+        UnixConnectOptions::new(target)
+    }
+}
+
 /// Where [`EventLoop::create_unix_server`] listens, and how.
 ///
 /// Anything that names a place converts into it; write it out to set the options.
@@ -61,6 +110,8 @@ pub struct UnixServerOptions {
     backlog: i32,
     start_serving: bool,
     cleanup_socket: bool,
+    #[cfg(feature = "rustls")]
+    tls: Option<TlsServerOptions>,
 }
 
 impl UnixServerOptions {
@@ -71,6 +122,8 @@ impl UnixServerOptions {
             backlog: 100,
             start_serving: true,
             cleanup_socket: true,
+            #[cfg(feature = "rustls")]
+            tls: None,
         }
     }
 
@@ -93,6 +146,21 @@ impl UnixServerOptions {
     #[must_use]
     pub fn cleanup_socket(self, cleanup: bool) -> UnixServerOptions {
         UnixServerOptions { cleanup_socket: cleanup, ..self }
+    }
+
+    /// Secures the connections by TLS; see [`ServerOptions::tls`](crate::ServerOptions::tls).
+    #[cfg(feature = "rustls")]
+    #[must_use]
+    pub fn tls(self, tls: impl Into<TlsServerOptions>) -> UnixServerOptions {
+        UnixServerOptions { tls: Some(tls.into()), ..self }
+    }
+
+    fn over(&mut self) -> Result<Over> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls.take() {
+            return Ok(Over::Tls(tls.secure()?));
+        }
+        Ok(Over::default())
     }
 }
 
@@ -131,23 +199,24 @@ impl EventLoop {
     pub async fn create_unix_connection<P, F>(
         &self,
         factory: F,
-        to: impl Into<UnixTarget>,
+        to: impl Into<UnixConnectOptions>,
     ) -> Result<(Transport, ProtocolHandle<P>)>
     where
         P: Protocol + 'static,
         F: FnOnce() -> P,
     {
-        let UnixTarget(target) = to.into();
+        let mut options = to.into();
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
-        let socket = match target {
+        let over = options.over()?;
+        let socket = match options.target.0 {
             Kind::Socket(socket) => check_unix_stream(socket)?,
             Kind::Address(address) => {
                 connect_socket(self.core(), new_socket()?, &address.to_system()?).await?
             }
         };
-        self.connected(factory, socket).await
+        self.connected(factory, socket, over).await
     }
 
     /// Listens on a Unix socket, and makes a protocol by `factory` for each connection, on the
@@ -210,10 +279,11 @@ impl EventLoop {
         P: Protocol + 'static,
         F: Fn() -> P + Send + Sync + 'static,
     {
-        let options = at.into();
+        let mut options = at.into();
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
+        let over = options.over()?;
         let socket = match options.target.0 {
             Kind::Socket(socket) => check_unix_stream(socket)?,
             Kind::Address(address) => bind(address)?,
@@ -224,6 +294,7 @@ impl EventLoop {
             backlog: options.backlog,
             start_serving: options.start_serving,
             file,
+            over,
         };
         self.serve(factory, setup).await
     }

@@ -377,6 +377,10 @@ impl BaseLoop {
         pipe::open(slf, PipeEnd::Write, pipe, protocol, waiter, extra)
     }
 
+    fn _let_pipe_grow(&self, fd: i32) {
+        self.engine.let_pipe_grow(fd);
+    }
+
     #[pyo3(signature = (sock, protocol, address = None, waiter = None, extra = None))]
     fn _make_datagram_transport(
         slf: &Bound<'_, Self>,

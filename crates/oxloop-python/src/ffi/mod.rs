@@ -11,5 +11,6 @@ pub(crate) mod handle;
 pub(crate) mod handle_types;
 pub(crate) mod lock;
 pub(crate) mod methods;
+pub(crate) mod openssl;
 pub(crate) mod references;
 pub(crate) mod template;

@@ -15,7 +15,19 @@ pub(crate) fn clone_attached<T>(object: &Py<T>) -> Py<T> {
 
 /// Calls `f` from the end of a Python object: `tp_dealloc`, and with it `Drop` of what PyO3 keeps
 /// in objects, is always entered attached, also while the interpreter shuts down.
-pub(crate) fn at_dealloc<R>(f: impl FnOnce(Python<'_>) -> R) -> R {
-    // SAFETY: as said; a value that never came into its object is dropped where it was made.
-    f(unsafe { Python::assume_attached() })
+///
+/// PyO3 is told, as it does not see who calls: else it would put off dropping references until the
+/// next call of ours, and the collector would take what they refer to for alive.
+pub(crate) fn at_dealloc(f: impl FnOnce(Python<'_>)) {
+    let mut f = Some(f);
+    let _ = Python::try_attach(|py| {
+        if let Some(f) = f.take() {
+            f(py);
+        }
+    });
+    // The interpreter shuts down.
+    if let Some(f) = f {
+        // SAFETY: as said; a value that never came into its object is dropped where it was made.
+        f(unsafe { Python::assume_attached() });
+    }
 }

@@ -1,16 +1,21 @@
-//! An `ssl.SSLObject` between two `ssl.MemoryBIO`s: ciphertext in, ciphertext out.
+//! An `ssl.SSLObject` between two `ssl.MemoryBIO`s, or on a BIO of ours in their place: ciphertext
+//! in, ciphertext out.
 //!
 //! A read that finds nothing raises SSLWantReadError, which costs more than a record's
 //! decryption: so nothing is read unless the BIO, or the object, holds something.
 
-use crate::ffi::bytes::filled_by;
+use super::protocol::Below;
+use crate::event_loop::BaseLoop;
+use crate::ffi::bytes::{copy_of, filled_by};
 use crate::ffi::calls;
+use crate::ffi::openssl::{self, Wire, recycle};
 use oxloop::tls::{Failed, Progress, Pulled};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The most plain text of one TLS record, bytes (RFC 8446, 5.1): a read returns no more.
@@ -63,6 +68,19 @@ pub(super) enum Read<T> {
     CloseNotify,
 }
 
+/// What is under the SSLObject.
+enum Bios {
+    /// A BIO of ours.
+    Wire(Arc<Wire>),
+    /// Python's two.
+    Memory {
+        incoming: Py<PyAny>,
+        outgoing: Py<PyAny>,
+        /// Bytes in `incoming`, as of the last look.
+        pending: AtomicUsize,
+    },
+}
+
 /// The engine of one connection.
 pub(super) struct SslEngine {
     /// The SSLObject, as programs see it.
@@ -70,17 +88,15 @@ pub(super) struct SslEngine {
     /// Who is asked to read and write: the object that the SSLObject wraps, or the SSLObject
     /// itself where it is of a class of the program's.
     session: Py<PyAny>,
-    incoming: Py<PyAny>,
-    outgoing: Py<PyAny>,
-    /// Bytes in `incoming`, as of the last look.
-    pending: AtomicUsize,
+    bios: Bios,
     /// Whether the object may hold a part of a record, or of a record's text.
     holds_part: AtomicBool,
 }
 
 impl SslEngine {
-    /// The engine of an SSLObject that was made with these two BIOs.
+    /// The engine of an SSLObject that was made of `context` with these two BIOs.
     pub(super) fn new(
+        context: &Bound<'_, PyAny>,
         object: Bound<'_, PyAny>,
         incoming: Bound<'_, PyAny>,
         outgoing: Bound<'_, PyAny>,
@@ -88,12 +104,22 @@ impl SslEngine {
         let py = object.py();
         let stock = object.get_type().is(names(py)?.ssl_object.bind(py));
         let inner = if stock { object.getattr_opt("_sslobj")? } else { None };
+        let wire = match &inner {
+            Some(inner) => openssl::attach(inner, context)?,
+            None => None,
+        };
+        let bios = match wire {
+            Some(wire) => Bios::Wire(wire),
+            None => Bios::Memory {
+                incoming: incoming.unbind(),
+                outgoing: outgoing.unbind(),
+                pending: AtomicUsize::new(0),
+            },
+        };
         Ok(SslEngine {
             session: inner.unwrap_or_else(|| object.clone()).unbind(),
             object: object.unbind(),
-            incoming: incoming.unbind(),
-            outgoing: outgoing.unbind(),
-            pending: AtomicUsize::new(0),
+            bios,
             holds_part: AtomicBool::new(false),
         })
     }
@@ -101,35 +127,66 @@ impl SslEngine {
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.object)?;
         visit.call(&self.session)?;
-        visit.call(&self.incoming)?;
-        visit.call(&self.outgoing)
+        match &self.bios {
+            Bios::Wire(_) => Ok(()),
+            Bios::Memory { incoming, outgoing, .. } => {
+                visit.call(incoming)?;
+                visit.call(outgoing)
+            }
+        }
+    }
+
+    /// Whether ciphertext goes straight into the engine's own memory.
+    pub(super) fn wire(&self) -> Option<&Wire> {
+        match &self.bios {
+            Bios::Wire(wire) => Some(wire),
+            Bios::Memory { .. } => None,
+        }
     }
 
     /// Ciphertext has come in: any bytes-like object.
     #[inline]
     pub(super) fn feed(&self, ciphertext: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = ciphertext.py();
-        calls::method(self.incoming.bind(py), intern!(py, "write"), [ciphertext])?;
+        match &self.bios {
+            Bios::Wire(wire) => match ciphertext.cast_exact::<PyBytes>() {
+                Ok(bytes) => wire.feed(bytes.as_bytes()),
+                Err(_) => wire.feed(&copy_of(ciphertext)?),
+            },
+            Bios::Memory { incoming, .. } => {
+                calls::method(incoming.bind(py), intern!(py, "write"), [ciphertext])?;
+            }
+        }
         self.look(py)
     }
 
     /// Notes how much ciphertext waits.
     #[inline]
     fn look(&self, py: Python<'_>) -> PyResult<()> {
-        let pending = self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()?;
-        self.pending.store(pending, Ordering::Relaxed);
+        if let Bios::Memory { incoming, pending, .. } = &self.bios {
+            let seen = incoming.bind(py).getattr(intern!(py, "pending"))?.extract()?;
+            pending.store(seen, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     /// Received ciphertext that is not decrypted yet, bytes.
     #[inline]
     pub(super) fn pending(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        match &self.bios {
+            Bios::Wire(wire) => wire.incoming(),
+            Bios::Memory { pending, .. } => pending.load(Ordering::Relaxed),
+        }
     }
 
     /// Ciphertext that nobody has taken yet, bytes.
     pub(super) fn outgoing(&self, py: Python<'_>) -> PyResult<usize> {
-        self.outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+        match &self.bios {
+            Bios::Wire(wire) => Ok(wire.outgoing()),
+            Bios::Memory { outgoing, .. } => {
+                outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+            }
+        }
     }
 
     /// One step of the handshake.
@@ -291,15 +348,44 @@ impl SslEngine {
 
     /// Forgets what nobody has taken: there is nobody to send it to.
     pub(super) fn discard(&self, py: Python<'_>) -> PyResult<()> {
-        calls::method(self.outgoing.bind(py), intern!(py, "read"), []).map(drop)
+        match &self.bios {
+            Bios::Wire(wire) => {
+                recycle(wire.take());
+                Ok(())
+            }
+            Bios::Memory { outgoing, .. } => {
+                calls::method(outgoing.bind(py), intern!(py, "read"), []).map(drop)
+            }
+        }
     }
 
-    /// The next piece of ciphertext to send.
+    /// Hands the ciphertext that is to be sent to `below`.
     #[inline]
-    pub(super) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let size = TAKE.into_pyobject(py)?;
-        let taken = calls::method(self.outgoing.bind(py), intern!(py, "read"), [size.as_any()])?;
-        let taken = taken.cast_into::<PyBytes>()?;
-        Ok(if taken.as_bytes().is_empty() { None } else { Some(taken) })
+    pub(super) fn send(&self, cx: &Bound<'_, BaseLoop>, below: &Below) -> PyResult<()> {
+        let py = cx.py();
+        match &self.bios {
+            Bios::Wire(wire) => {
+                let ciphertext = wire.take();
+                if ciphertext.is_empty() {
+                    return Ok(());
+                }
+                let sent = below.write(cx, &ciphertext);
+                recycle(ciphertext);
+                sent
+            }
+            Bios::Memory { outgoing, .. } => loop {
+                let size = TAKE.into_pyobject(py)?;
+                let arguments = [size.as_any()];
+                let taken = calls::method(outgoing.bind(py), intern!(py, "read"), arguments)?;
+                let taken = taken.cast_into::<PyBytes>()?;
+                if taken.as_bytes().is_empty() {
+                    return Ok(());
+                }
+                below.write_bytes(cx, &taken)?;
+                if taken.as_bytes().len() < TAKE {
+                    return Ok(());
+                }
+            },
+        }
     }
 }

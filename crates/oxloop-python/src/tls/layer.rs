@@ -7,14 +7,17 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{KeptBytes, copy_of};
 use crate::ffi::lock::StateLock;
+use crate::ffi::openssl::Wire;
 use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
+use oxloop::engine::Received;
 use oxloop::tls::{Failed, Progress, Pulled, Session, Timer, TlsLayer, TlsState};
 use pyo3::exceptions::{PyConnectionAbortedError, PyConnectionResetError, PyException, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
+use std::io;
 
 /// The connection of an `SSLProtocol`.
 pub(crate) struct Layer<'a, 'py>(pub(crate) &'a Bound<'py, SslProtocol>);
@@ -39,6 +42,29 @@ impl<'py> Layer<'_, 'py> {
     ) -> PyResult<()> {
         self.0.get().engine.feed(ciphertext)?;
         self.fed(cx)
+    }
+
+    /// The transport below is readable: one call of `recv` reads into the engine's memory. How it
+    /// went, and what became of the data.
+    #[inline]
+    pub(crate) fn receive(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        wire: &Wire,
+        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> (Received, PyResult<()>) {
+        match wire.receive(recv) {
+            Ok(0) => {
+                wire.settle();
+                (Received::Eof, Ok(()))
+            }
+            Ok(count) => {
+                let fed = self.fed(cx);
+                wire.settle();
+                (Received::Data(count), fed)
+            }
+            Err(error) => (Received::Failed(error), Ok(())),
+        }
     }
 
     /// `write(data)`, `data` being a bytes-like object that is not empty.
@@ -206,13 +232,10 @@ impl TlsLayer for Layer<'_, '_> {
 
     #[inline]
     fn send(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let py = cx.py();
-        while let Some(ciphertext) = self.0.get().engine.take(py)? {
-            if let Some(below) = self.below(py) {
-                below.write(cx, &ciphertext)?;
-            }
+        match self.below(cx.py()) {
+            Some(below) => self.0.get().engine.send(cx, &below),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn established(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {

@@ -6,7 +6,7 @@
 //! | `protocol.rs` | `SSLProtocol`: the protocol of the transport below |
 //! | `layer.rs` | how the crate's rules (`oxloop::tls`) reach Python objects |
 //! | `reading.rs` | decrypted data on its way to the application |
-//! | `transport.rs` | `TLSTransport`: what the application writes to |
+//! | `transport.rs` | `SSLProtocolTransport`: what the application writes to |
 
 mod engine;
 mod layer;

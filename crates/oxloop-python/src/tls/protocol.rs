@@ -10,6 +10,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{BytesData, KeptBytes};
 use crate::ffi::lock::StateLock;
+use crate::ffi::openssl::Wire;
 use crate::ffi::{base_types, calls, context};
 use crate::transport::stream::{StreamTransport, is_buffered};
 use lock_api::Mutex;
@@ -124,9 +125,24 @@ impl Below {
         }
     }
 
-    /// `write(data)`.
+    /// `write(data)`, which keeps no reference to the data.
     #[inline]
-    pub(super) fn write(
+    pub(super) fn write(&self, cx: &Bound<'_, BaseLoop>, data: &[u8]) -> PyResult<()> {
+        match self {
+            Below::Stream(transport) => {
+                let transport = transport.get();
+                match cx.get().engine.write(cx, transport.token, data)? {
+                    Written::Taken => Ok(()),
+                    written => transport.written(cx.py(), written, "write"),
+                }
+            }
+            Below::Other(_) => self.write_bytes(cx, &PyBytes::new(cx.py(), data)),
+        }
+    }
+
+    /// `write(data)`, likewise, of a `bytes` object.
+    #[inline]
+    pub(super) fn write_bytes(
         &self,
         cx: &Bound<'_, BaseLoop>,
         data: &Bound<'_, PyBytes>,
@@ -189,8 +205,10 @@ pub(crate) fn make_ssl_protocol<'py>(
     call_connection_made: bool,
 ) -> PyResult<Bound<'py, SslProtocol>> {
     let py = event_loop.py();
+    let Session { sslcontext, sslobj, incoming, outgoing } = session;
+    let engine = SslEngine::new(&sslcontext, sslobj, incoming, outgoing)?;
     let extra = PyDict::new(py);
-    extra.set_item("sslcontext", session.sslcontext)?;
+    extra.set_item("sslcontext", sslcontext)?;
     let parts = Parts {
         buffered: is_buffered(application)?,
         application: Some(application.clone().unbind()),
@@ -199,7 +217,7 @@ pub(crate) fn make_ssl_protocol<'py>(
     };
     let protocol = SslProtocol {
         event_loop: event_loop.clone().unbind(),
-        engine: SslEngine::new(session.sslobj, session.incoming, session.outgoing)?,
+        engine,
         state: Mutex::new(TlsState::new(!call_connection_made)),
         parts: Mutex::new(parts),
         extra: extra.unbind(),
@@ -214,6 +232,12 @@ pub(crate) fn make_ssl_protocol<'py>(
 }
 
 impl SslProtocol {
+    /// The engine's memory for ciphertext, where it can be read into by the transport below.
+    #[inline]
+    pub(crate) fn wire(&self) -> Option<&Wire> {
+        self.engine.wire()
+    }
+
     pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, BaseLoop> {
         self.event_loop.bind(py)
     }

@@ -1,4 +1,4 @@
-//! `TLSTransport`: asyncio's transport of a TLS connection, what the application writes to.
+//! `SSLProtocolTransport`: asyncio's transport of a TLS connection, what the application writes to.
 
 use super::layer::Layer;
 use super::protocol::SslProtocol;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
     dict,
     weakref,
     extends = TransportBase,
-    name = "TLSTransport",
+    name = "SSLProtocolTransport",
     module = "oxloop._oxloop"
 )]
 pub(crate) struct TlsTransport {
@@ -57,7 +57,7 @@ impl TlsTransport {
             let warned = imports(py).and_then(|functions| {
                 let keywords = PyDict::new(py);
                 keywords.set_item("source", slf)?;
-                let text = "unclosed transport <oxloop.TLSTransport object>";
+                let text = "unclosed transport <oxloop.SSLProtocolTransport object>";
                 let arguments = (text, py.get_type::<PyResourceWarning>());
                 functions.warn.call(py, arguments, Some(&keywords)).map(drop)
             });

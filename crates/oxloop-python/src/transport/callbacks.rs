@@ -341,6 +341,16 @@ impl StreamRef {
     ) -> PyResult<Received> {
         let received = self.inside(cx, Kind::Read, |protocol| {
             let py = protocol.py();
+            let tls = protocol.cast_exact::<SslProtocol>().ok();
+            if let Some((tls, wire)) = tls.and_then(|tls| Some((tls, tls.get().wire()?))) {
+                let (received, fed) = Layer(tls).receive(cx, wire, recv);
+                return match fed {
+                    Ok(()) => Ok(received),
+                    Err(error) => {
+                        self.fatal_error(cx, error, BUFFER_UPDATED_FAILED).map(|()| received)
+                    }
+                };
+            }
             let buffer = match get_buffer(protocol) {
                 Ok(buffer) => buffer,
                 Err(error) => {

@@ -50,23 +50,19 @@ fn peer_name<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAn
 
 fn sock_name<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>> {
     let (this, py) = (slf.get(), slf.py());
-    let kept = this.parts.lock().sockname.as_ref().map(|name| name.clone_ref(py));
-    match kept {
-        Some(name) => Ok(name.into_bound(py)),
-        None => Ok(own_name(this, py)?.unwrap_or_else(|| py.None().into_bound(py))),
+    let kept = this.parts.lock().sockname.clone();
+    match kept.or_else(|| own_name(this)) {
+        Some(address) => address.to_python(py),
+        None => Ok(py.None().into_bound(py)),
     }
 }
 
 /// getsockname(2) while the descriptor is open.
-fn own_name<'py>(this: &StreamTransport, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let address =
+fn own_name(this: &StreamTransport) -> Option<Box<Address>> {
+    let named =
         this.engine().with_descriptor(this.token, |socket| rustix::net::getsockname(socket));
-    match address {
-        Some(Ok(address)) => {
-            Address::new(&address).map(|address| address.to_python(py)).transpose()
-        }
-        Some(Err(_)) | None => Ok(None),
-    }
+    let address = named?.ok()?;
+    Address::new(&address).map(Box::new)
 }
 
 /// The TransportSocket: made when asked for first, from then on its socket owns the descriptor.
@@ -144,7 +140,7 @@ pub(super) fn name_others(
 /// After connection_lost: closes the descriptor and lets go of everything.
 pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
     let (this, py) = (slf.get(), slf.py());
-    let sockname = own_name(this, py)?.map(Bound::unbind);
+    let sockname = own_name(this);
     this.engine().release(this.token);
     let (parts, socket) = {
         let mut parts = this.parts.lock();

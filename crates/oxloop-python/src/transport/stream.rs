@@ -14,6 +14,7 @@ use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::imports::logger;
+use crate::tls::SslProtocol;
 use lock_api::Mutex;
 use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Limits, StreamInfo, Token, Written};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
@@ -55,7 +56,7 @@ pub(super) struct Parts {
     /// object that was handed in, which closes it.
     pub(super) socket: Option<Py<PyAny>>,
     /// The socket's own name, kept when the descriptor is closed.
-    pub(super) sockname: Option<Py<PyAny>>,
+    pub(super) sockname: Option<Box<Address>>,
     /// Whom `loop.sendfile` waits for: the end of what was written before, then the socket.
     pub(super) waiter: Option<Py<PyAny>>,
 }
@@ -71,7 +72,6 @@ pub(super) fn traverse(
     visit.call(&parts.write_context)?;
     visit.call(&parts.server)?;
     visit.call(&parts.socket)?;
-    visit.call(&parts.sockname)?;
     visit.call(&parts.waiter)
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn open(
         Address::new(&address?)
     });
     let connection_made = protocol.getattr(pyo3::intern!(py, "connection_made"))?;
-    let buffered = is_buffered(&protocol)?;
+    let buffered = reads_itself(&protocol)?;
     let first_context = context::copy(origin.context.bind(py))?;
     let number = origin.descriptor.raw();
     let token = engine.add_stream(origin.descriptor);
@@ -174,6 +174,14 @@ pub(crate) fn set_nodelay(sock: &Bound<'_, PyAny>) {
     };
     // A socket of another kind: nothing to set.
     let _ = set();
+}
+
+/// Whether data is read into the protocol's memory: a BufferedProtocol's, or TLS's own.
+fn reads_itself(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match protocol.cast_exact::<SslProtocol>() {
+        Ok(tls) => Ok(tls.get().wire().is_some()),
+        Err(_) => is_buffered(protocol),
+    }
 }
 
 /// Whether a protocol is read into by its own buffer.
@@ -365,7 +373,7 @@ impl StreamTransport {
     fn set_protocol(slf: &Bound<'_, Self>, protocol: Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
         this.flush(slf.py())?;
-        let buffered = is_buffered(&protocol)?;
+        let buffered = reads_itself(&protocol)?;
         let old = this.parts.lock().protocol.replace(protocol.unbind());
         this.engine().set_buffered(this.token, buffered);
         drop(old);

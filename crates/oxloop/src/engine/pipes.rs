@@ -4,6 +4,7 @@
 //! too: that is how the kernel tells that the other end has gone. All else is in `streams.rs`
 //! and `writes.rs`.
 
+use super::streams::Stream;
 use super::*;
 use crate::sys::{self, PipeKind};
 use crate::transport::connection_state::ConnectionState;
@@ -34,7 +35,21 @@ pub enum PipeEnd {
     Write,
 }
 
+/// The most that is read at once into fresh memory of a socket's kind, bytes: below glibc's mmap
+/// threshold (128 KiB), over which each message would cost page faults.
+const LARGEST_SOCKET_READ: u32 = 112 * 1024;
+/// The most that is read at once from a pipe, bytes: what asyncio reads.
+const LARGEST_PIPE_READ: u32 = 256 * 1024;
+
 impl Medium {
+    /// The most that is read at once into fresh memory, bytes.
+    pub(super) fn largest_read(self) -> u32 {
+        match self {
+            Medium::Socket => LARGEST_SOCKET_READ,
+            Medium::ReadPipe | Medium::WritePipe { .. } => LARGEST_PIPE_READ,
+        }
+    }
+
     pub(super) fn receive(self, fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Medium::Socket => sys::recv(fd, room),
@@ -83,6 +98,24 @@ impl Medium {
     }
 }
 
+impl<F: Face> Stream<F> {
+    /// A pipe that had as much in it as there is room for is made larger, once.
+    pub(super) fn note_full(&mut self, read: usize) {
+        if read >= sys::PIPE_SIZE {
+            self.make_room();
+        }
+    }
+
+    /// Makes a pipe larger, once, if it is one that may grow.
+    pub(super) fn make_room(&mut self) {
+        if std::mem::take(&mut self.grows) {
+            if let Some(pipe) = self.descriptor.borrow() {
+                sys::enlarge(pipe, LARGEST_PIPE_READ as usize);
+            }
+        }
+    }
+}
+
 impl<F: Face> Engine<F> {
     /// Takes over one end of a pipe, which is made non-blocking; as
     /// [`add_stream`](Self::add_stream) otherwise.
@@ -114,6 +147,17 @@ impl<F: Face> Engine<F> {
             PipeEnd::Write => Medium::WritePipe { notices_reader: !device },
         };
         Ok(self.add_source_stream(descriptor, medium))
+    }
+
+    /// Lets the pipe under this descriptor grow to 256 KiB when it is found full: four times as much
+    /// moves between two switches of processes. One whose size was set, or that the system does not
+    /// let grow, stays as it is.
+    pub fn let_pipe_grow(&self, descriptor: RawFd) {
+        let mut state = self.state.lock();
+        let token = state.token_of(descriptor);
+        if let Some(Source::Stream(stream)) = token.and_then(|token| state.sources.get_mut(token)) {
+            stream.grows = stream.medium != Medium::Socket;
+        }
     }
 
     /// Whether a stream is a pipe's end.

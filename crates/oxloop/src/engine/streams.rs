@@ -13,13 +13,12 @@ use crate::transport::write_buffer::WriteBuffer;
 /// From this size on reads go straight into memory of the protocol's kind instead of the loop's
 /// buffer: a copy costs more than an allocation.
 const DIRECT_READ: u32 = 8 * 1024;
-/// The most that is read at once into fresh memory, bytes: below glibc's mmap threshold
-/// (128 KiB), over which each message would cost page faults.
-const LARGEST_READ: u32 = 112 * 1024;
 /// A connected stream socket, or a pipe's end.
 pub(super) struct Stream<F: Face> {
     pub(super) descriptor: Descriptor,
     pub(super) medium: Medium,
+    /// A pipe which is made larger once it was full.
+    pub(super) grows: bool,
     /// `None` once the connection is lost, or the loop closed.
     pub(super) handler: Option<F::Stream>,
     pub(super) state: ConnectionState,
@@ -56,14 +55,15 @@ impl<F: Face> Stream<F> {
         if room < hint as usize || self.buffered {
             return;
         }
+        let largest = self.medium.largest_read();
         self.read_hint = if hint < DIRECT_READ {
             if count >= DIRECT_READ as usize {
-                (count as u32).next_power_of_two().min(LARGEST_READ)
+                (count as u32).next_power_of_two().min(largest)
             } else {
                 0
             }
         } else if count >= room {
-            hint.saturating_mul(2).min(LARGEST_READ)
+            hint.saturating_mul(2).min(largest)
         } else if count < room / 4 {
             hint / 2
         } else {
@@ -105,6 +105,7 @@ impl<F: Face> Engine<F> {
         let token = state.sources.insert(Source::Stream(Stream {
             descriptor,
             medium,
+            grows: false,
             handler: None,
             state: ConnectionState::default(),
             registered: Interest::NONE,
@@ -195,6 +196,7 @@ impl<F: Face> Engine<F> {
             }
             Ok(count) => {
                 stream.note_read(count, scratch.len());
+                stream.note_full(count);
                 drop(guard);
                 handler.received(cx, &scratch[..count])
             }
@@ -218,6 +220,7 @@ impl<F: Face> Engine<F> {
                 let socket = stream.descriptor.borrow().ok_or(io::ErrorKind::NotConnected)?;
                 let count = stream.medium.receive(socket, room)?;
                 stream.note_read(count, room.len());
+                stream.note_full(count);
                 Ok(count)
             })
             .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))

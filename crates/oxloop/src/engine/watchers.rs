@@ -216,9 +216,12 @@ impl<F: Face> Engine<F> {
     fn watch_on(&self, token: Token) {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if let Some(Source::Watcher(Watcher { parked: true, .. })) = state.sources.get(token) {
-            // A descriptor that was closed meanwhile is watched in vain, as asyncio has it.
-            let _ = self.update_watcher(state, token);
+        if let Some(Source::Watcher(watcher)) = state.sources.get(token) {
+            // One whose callback rests stays as it is: the selector reports nothing.
+            if watcher.parked && watcher.wanted() != Interest::NONE {
+                // A descriptor that was closed meanwhile is watched in vain, as asyncio has it.
+                let _ = self.update_watcher(state, token);
+            }
         }
     }
 

@@ -221,6 +221,7 @@ impl<F: Face> Engine<F> {
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
             return Ok(Written::Lost);
         };
+        stream.make_room();
         let pause = stream.flow.should_pause(stream.buffered_bytes());
         let handler = stream.handler.clone();
         self.update_stream(state, token);

@@ -3,7 +3,7 @@
 use super::EventLoop;
 use super::errors::{ExceptionContext, ExceptionHandler};
 use super::face::{Callback, Cx, RustFace};
-use super::handle::Handle;
+use super::handle::{Handle, TimerHandle};
 use crate::engine::{Engine, Handlers};
 use crate::error::{Error, Misuse, Result};
 use crate::executor::Executor;
@@ -40,6 +40,9 @@ pub(crate) struct Core {
     pub(crate) signals: Mutex<Signals>,
     /// Where large reads go; taken out while a protocol looks at it.
     pub(crate) read_buffer: Mutex<Vec<u8>>,
+    /// Where TLS decrypts to, likewise.
+    #[cfg(feature = "rustls")]
+    pub(crate) plain_text: Mutex<Vec<u8>>,
 }
 
 /// Names the present thread: an address that no other living thread has. 0 is none's.
@@ -65,6 +68,8 @@ impl Core {
             executor: Executor::default(),
             signals: Mutex::new(Signals::default()),
             read_buffer: Mutex::new(Vec::new()),
+            #[cfg(feature = "rustls")]
+            plain_text: Mutex::new(Vec::new()),
         });
         let owner = Arc::new(Owner(core));
         let _ = owner.0.owner.set(Arc::downgrade(&owner));
@@ -146,6 +151,24 @@ impl Core {
 
     pub(crate) fn call_soon(&self, handle: Handle) {
         self.schedule(Callback::Call(handle));
+    }
+
+    /// Queues a callback for a time on the loop's clock, seconds. A closed loop drops it.
+    pub(crate) fn call_at(
+        self: &Arc<Core>,
+        when: f64,
+        callback: impl FnOnce() + Send + 'static,
+    ) -> TimerHandle {
+        let handle = Handle::once(callback);
+        let timer = TimerHandle::new(handle.clone(), when, self.clone());
+        if self.is_closed() {
+            timer.cancel();
+        } else {
+            handle.schedule();
+            self.engine.call_at(when, Callback::Call(handle));
+            self.nudge();
+        }
+        timer
     }
 
     /// Tells the exception handler, which must not fail itself (asyncio's

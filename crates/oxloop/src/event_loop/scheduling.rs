@@ -1,7 +1,6 @@
 //! Scheduling callbacks, now and for a time.
 
 use super::EventLoop;
-use super::face::Callback;
 use super::handle::{Handle, TimerHandle};
 use std::time::Duration;
 
@@ -73,16 +72,7 @@ impl EventLoop {
     ///
     /// Source: *loop.call_at*.
     pub fn call_at(&self, when: f64, callback: impl FnOnce() + Send + 'static) -> TimerHandle {
-        let (core, handle) = (self.core(), Handle::once(callback));
-        let timer = TimerHandle::new(handle.clone(), when, core.clone());
-        if self.is_closed() {
-            timer.cancel();
-        } else {
-            handle.schedule();
-            core.engine.call_at(when, Callback::Call(handle));
-            core.nudge();
-        }
-        timer
+        self.core().call_at(when, callback)
     }
 
     /// The loop's clock: seconds, monotonic, since some moment in the past.

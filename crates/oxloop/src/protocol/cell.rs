@@ -102,11 +102,18 @@ pub(crate) trait AnyProtocol: Any + Send + Sync {
     fn data_received(&self, transport: &Transport, data: &[u8]) -> Result<(), Panicked>;
     /// Whether it is read into: `receive` in the place of `data_received`.
     fn is_buffered(&self) -> bool;
-    fn receive(&self, transport: &Transport, recv: Recv<'_>) -> Result<Received, NotReceived>;
+    fn receive(
+        &self,
+        transport: &Transport,
+        sizehint: Option<usize>,
+        recv: Recv<'_>,
+    ) -> Result<Received, NotReceived>;
     fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked>;
     fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
     /// Pauses or resumes: now, or when the protocol's running callback has returned.
     fn flow(&self, transport: &Transport, flow: Flow);
+    /// The loop was closed: nobody is told, and what is held for the connection is let go.
+    fn abandoned(&self) {}
     fn type_name(&self) -> &'static str;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -192,11 +199,16 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
         self.buffered
     }
 
-    fn receive(&self, transport: &Transport, recv: Recv<'_>) -> Result<Received, NotReceived> {
+    fn receive(
+        &self,
+        transport: &Transport,
+        sizehint: Option<usize>,
+        recv: Recv<'_>,
+    ) -> Result<Received, NotReceived> {
         let mut failed: fn(Panicked) -> NotReceived = NotReceived::GetBuffer;
         let received = self.call(|protocol| {
             let protocol = protocol.as_buffered()?;
-            let buffer = protocol.get_buffer(None);
+            let buffer = protocol.get_buffer(sizehint);
             if buffer.is_empty() {
                 return None;
             }

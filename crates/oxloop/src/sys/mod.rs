@@ -11,6 +11,7 @@
 //! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
 //! | `read`, `write`, `write_vectored` | likewise, for pipes |
 //! | [`Child`] | a child process: its exit, signals to it |
+//! | `enlarge` | lets a pipe hold more; does nothing where there is no such thing |
 //! | `unix_name` | the name in a Unix socket's address |
 //!
 //! Linux has them by epoll(7) and eventfd(2). A kqueue system follows by adding
@@ -25,7 +26,9 @@ pub(crate) use unix::clock::monotonic;
 pub use unix::descriptor::Descriptor;
 pub(crate) use unix::forks;
 pub use unix::pipe::PipeKind;
-pub(crate) use unix::pipe::{duplicate, read, set_nonblocking, write, write_vectored};
+pub(crate) use unix::pipe::{
+    PIPE_SIZE, duplicate, enlarge, read, set_nonblocking, write, write_vectored,
+};
 pub(crate) use unix::process::{Child, ChildStatus};
 pub(crate) use unix::selector::{Events, Interest, Selector};
 pub use unix::socket::Accepted;

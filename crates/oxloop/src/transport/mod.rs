@@ -35,7 +35,11 @@ pub use subprocess::SubprocessTransport;
 use crate::address::Address;
 use crate::error::Misuse;
 use crate::event_loop::EventLoop;
+#[cfg(feature = "rustls")]
+use crate::event_loop::core::Core;
 use crate::protocol::{Protocol, ProtocolHandle};
+#[cfg(feature = "rustls")]
+use crate::tls::{Direction, TlsConnection};
 use flow_control::Limits;
 use socket2::Socket;
 use std::fmt;
@@ -56,9 +60,55 @@ use stream::Connection;
 ///
 /// Source: asyncio, *Transports* (Transport, ReadTransport, WriteTransport, BaseTransport).
 #[derive(Clone)]
-pub struct Transport(Arc<Connection>);
+pub struct Transport(
+    /// What has the descriptor.
+    Arc<Connection>,
+    /// What is on it.
+    #[cfg(feature = "rustls")]
+    Option<Arc<TlsConnection>>,
+);
+
+/// Over TLS it is done so.
+macro_rules! over_tls {
+    ($transport:expr, $tls:ident => $what:expr) => {
+        #[cfg(feature = "rustls")]
+        if let Some($tls) = &$transport.1 {
+            return $what;
+        }
+    };
+}
+pub(crate) use over_tls;
 
 impl Transport {
+    fn plain(connection: Arc<Connection>) -> Transport {
+        Transport(
+            connection,
+            #[cfg(feature = "rustls")]
+            None,
+        )
+    }
+
+    /// The transport of a TLS connection on this one.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn under(&self, tls: Arc<TlsConnection>) -> Transport {
+        Transport(self.0.clone(), Some(tls))
+    }
+
+    #[cfg(feature = "rustls")]
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsConnection>> {
+        self.1.as_ref()
+    }
+
+    #[cfg(feature = "rustls")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    #[cfg(feature = "rustls")]
+    pub(crate) fn is_pipe(&self) -> bool {
+        self.0.core.engine.is_pipe(self.0.token)
+    }
+
     /// Writes data without waiting: what the kernel does not take at once is buffered.
     ///
     /// Small writes of one turn leave together at its end (see the write rule in ARCHITECTURE.md).
@@ -108,12 +158,14 @@ impl Transport {
 
     /// Ends writing: the peer reads the end of stream after what was written. Reading goes on.
     /// On a pipe this is [`close`](Self::close).
-    /// Where the peer is gone already nothing happens; reading says so.
+    /// Where the peer is gone already nothing happens; reading says so. Over TLS it is an error: the
+    /// loop's exception handler hears of [`Misuse::NoWriteEof`].
     ///
     /// Source: *WriteTransport.write_eof*.
     pub fn write_eof(&self) {
         let transport = self.clone();
         self.0.core.act(move |cx| {
+            over_tls!(transport, tls => tls.write_eof());
             let Ok(shut) = cx.core.engine.write_eof(cx, transport.0.token);
             if let Err(error) = shut {
                 log::debug!(target: "oxloop", "{transport:?}: write_eof() failed: {error}");
@@ -121,21 +173,28 @@ impl Transport {
         });
     }
 
-    /// Whether [`write_eof`](Self::write_eof) is possible: on a stream socket always.
+    /// Whether [`write_eof`](Self::write_eof) is possible: on a stream socket always, over TLS
+    /// never.
     ///
     /// Source: *WriteTransport.can_write_eof*.
     pub fn can_write_eof(&self) -> bool {
+        over_tls!(self, _tls => false);
         true
     }
 
     /// Closes the connection once all that was written is sent. Nothing is read any more;
     /// [`connection_lost`](Protocol::connection_lost) comes in a later turn.
     ///
+    /// Over TLS the closing alert (close_notify) is sent after the data, and the peer's is waited for,
+    /// no longer than the shutdown's time-out. A peer that sends data in its place is not waited for;
+    /// `connection_lost` tells of it.
+    ///
     /// Source: *BaseTransport.close*.
     pub fn close(&self) {
-        let token = self.0.token;
+        let transport = self.clone();
         self.0.core.act(move |cx| {
-            let Ok(()) = cx.core.engine.close_stream(cx, token);
+            over_tls!(transport, tls => tls.close());
+            let Ok(()) = cx.core.engine.close_stream(cx, transport.0.token);
         });
     }
 
@@ -153,6 +212,10 @@ impl Transport {
     /// Source: *BaseTransport.is_closing*.
     pub fn is_closing(&self) -> bool {
         self.flush();
+        #[cfg(feature = "rustls")]
+        if self.1.as_ref().is_some_and(|tls| tls.is_closed()) {
+            return true;
+        }
         self.0.core.engine.stream_info(self.0.token).is_none_or(|info| info.closing)
     }
 
@@ -161,29 +224,37 @@ impl Transport {
     ///
     /// Source: *ReadTransport.pause_reading*.
     pub fn pause_reading(&self) {
-        let token = self.0.token;
-        self.0.core.act(move |cx| _ = cx.core.engine.pause_reading(token));
+        let transport = self.clone();
+        self.0.core.act(move |cx| {
+            over_tls!(transport, tls => tls.pause());
+            cx.core.engine.pause_reading(transport.0.token);
+        });
     }
 
     /// Reads again.
     ///
     /// Source: *ReadTransport.resume_reading*.
     pub fn resume_reading(&self) {
-        let token = self.0.token;
-        self.0.core.act(move |cx| _ = cx.core.engine.resume_reading(token));
+        let transport = self.clone();
+        self.0.core.act(move |cx| {
+            over_tls!(transport, tls => tls.resume());
+            cx.core.engine.resume_reading(transport.0.token);
+        });
     }
 
-    /// Whether it reads: neither paused nor closing.
+    /// Whether it reads: neither paused nor closing; over TLS not paused.
     ///
     /// Source: *ReadTransport.is_reading*.
     pub fn is_reading(&self) -> bool {
+        over_tls!(self, tls => tls.is_reading());
         self.0.core.engine.stream_info(self.0.token).is_some_and(|info| info.reading)
     }
 
-    /// How many bytes wait to be sent.
+    /// How many bytes wait to be sent; over TLS to be encrypted, or taken by the transport below.
     ///
     /// Source: *WriteTransport.get_write_buffer_size*.
     pub fn get_write_buffer_size(&self) -> usize {
+        over_tls!(self, tls => tls.write_buffer_size());
         self.flush();
         self.0.core.engine.write_buffer_size(self.0.token)
     }
@@ -192,12 +263,14 @@ impl Transport {
     ///
     /// Source: *WriteTransport.get_write_buffer_limits*.
     pub fn get_write_buffer_limits(&self) -> Limits {
+        over_tls!(self, tls => tls.write_buffer_limits());
         self.0.core.engine.write_buffer_limits(self.0.token)
     }
 
     /// Sets when the protocol is paused (more than `high` bytes are buffered) and resumed (at
     /// most `low` are). A missing `high` is four times `low`, or 64 KiB; a missing `low` a
-    /// quarter of `high`. With `high` 0 everything that has to wait pauses.
+    /// quarter of `high`. With `high` 0 everything that has to wait pauses. Over TLS the protocol is
+    /// paused at `high` already, and the default is 512 KiB.
     ///
     /// Source: *WriteTransport.set_write_buffer_limits*.
     ///
@@ -216,9 +289,15 @@ impl Transport {
         high: Option<usize>,
         low: Option<usize>,
     ) -> Result<(), Misuse> {
-        let (limits, token) = (Limits::new(high, low)?, self.0.token);
+        #[cfg(feature = "rustls")]
+        let high = match (self.tls(), high, low) {
+            (Some(_), None, None) => Some(Direction::Outgoing.default_high()),
+            (_, high, _) => high,
+        };
+        let (limits, transport) = (Limits::new(high, low)?, self.clone());
         self.0.core.act(move |cx| {
-            let Ok(()) = cx.core.engine.set_write_buffer_limits(cx, token, limits);
+            over_tls!(transport, tls => tls.set_write_buffer_limits(limits));
+            let Ok(()) = cx.core.engine.set_write_buffer_limits(cx, transport.0.token, limits);
         });
         Ok(())
     }
@@ -311,6 +390,10 @@ impl AsRawFd for Transport {
 /// Two transports are equal when they are the same connection's.
 impl PartialEq for Transport {
     fn eq(&self, other: &Transport) -> bool {
+        #[cfg(feature = "rustls")]
+        if self.1.as_ref().map(Arc::as_ptr) != other.1.as_ref().map(Arc::as_ptr) {
+            return false;
+        }
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
@@ -323,10 +406,23 @@ impl fmt::Debug for Transport {
         let Some(info) = engine.stream_info(self.0.token).filter(|info| !info.closed) else {
             return f.write_str("<Transport closed>");
         };
-        let closing = if info.closing { " closing" } else { "" };
+        let (closing, size) = (info.closing, engine.write_buffer_size(self.0.token));
+        #[cfg(feature = "rustls")]
+        let (closing, size) = match self.tls() {
+            Some(tls) => {
+                f.write_str("<Tls")?;
+                (closing || tls.is_closed(), size + tls.write_buffer_size())
+            }
+            None => {
+                f.write_str("<")?;
+                (closing, size)
+            }
+        };
+        #[cfg(not(feature = "rustls"))]
+        f.write_str("<")?;
+        let closing = if closing { " closing" } else { "" };
         let poll = |polls| if polls { "polling" } else { "idle" };
-        let size = engine.write_buffer_size(self.0.token);
-        write!(f, "<Transport{closing} fd={} read={}", info.descriptor, poll(info.polls_read))?;
+        write!(f, "Transport{closing} fd={} read={}", info.descriptor, poll(info.polls_read))?;
         write!(f, " write=<{}, bufsize={size}>", poll(info.polls_write))?;
         match self.peername() {
             Some(Address::Unix(name)) if name.is_unnamed() => {}

@@ -20,9 +20,9 @@ impl Transport {
     /// Sends a file, behind what was written before: `count` bytes from `offset` on, or all there
     /// are. Answers how many were sent. The file's own position neither matters nor changes.
     ///
-    /// The kernel sends it where it can (sendfile(2)). Else it is read in pieces, in the loop's
-    /// executor, and each is sent before the next is read; what has no positions, as a pipe, is
-    /// read from where it is.
+    /// The kernel sends it where it can (sendfile(2)). Else, and over TLS, it is read in pieces, in the
+    /// loop's executor, and each is sent before the next is read; what has no positions, as a pipe,
+    /// is read from where it is.
     ///
     /// Until it is sent the transport does not read, and what is written to it is refused with
     /// [`Misuse::SendfileInProgress`] at the loop's exception handler. Dropping the future stops
@@ -55,7 +55,8 @@ impl Transport {
     ///
     /// # Errors
     /// Those of [`sendfile`](Self::sendfile), and EINVAL, ESPIPE or EOVERFLOW for a file that the
-    /// kernel cannot send (asyncio: *SendfileNotAvailableError*).
+    /// kernel cannot send (asyncio: *SendfileNotAvailableError*); [`Misuse::SendfileUnsupported`] over
+    /// TLS as well.
     pub async fn sendfile_native(
         &self,
         file: impl AsFd,
@@ -72,6 +73,15 @@ impl Transport {
         count: Option<u64>,
         fallback: bool,
     ) -> Result<u64> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = self.tls() {
+            return if fallback {
+                let sending = tls.begin_sendfile().await?;
+                copy(self, file, start, count, Way::Tls(&sending)).await
+            } else {
+                Err(Misuse::SendfileUnsupported.into())
+            };
+        }
         let (begun, waiter) = promise();
         let transport = self.clone();
         self.0.core.act(move |_| _ = begun.set_result(transport.begin_sendfile()));
@@ -88,7 +98,9 @@ impl Transport {
                 Ok(sent) => total += sent as u64,
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 // As asyncio: whatever it is, reading and sending will say it again.
-                Err(_) if total == 0 && fallback => return sending.copy(file, start, count).await,
+                Err(_) if total == 0 && fallback => {
+                    return copy(self, file, start, count, Way::Socket(&sending)).await;
+                }
                 Err(error) => return Err(io::Error::from(error).into()),
             }
             sending.writable().await?;
@@ -143,30 +155,6 @@ struct Sending {
 }
 
 impl Sending {
-    /// Reads and sends, a piece at a time.
-    async fn copy(&self, file: BorrowedFd<'_>, start: u64, count: Option<u64>) -> Result<u64> {
-        // A read that is going on outlives this future.
-        let file = Arc::new(file.try_clone_to_owned()?);
-        let mut total = 0;
-        loop {
-            let size = count.map_or(BLOCK, |count| (count - total).min(BLOCK)) as usize;
-            if size == 0 {
-                return Ok(total);
-            }
-            let (file, at) = (file.clone(), start.saturating_add(total));
-            let event_loop = self.transport.event_loop().ok_or(Misuse::LoopClosed)?;
-            let read = event_loop.run_in_executor(move || read_at(&*file, start, at, size));
-            // A handle in a future of the loop's own would keep the loop alive.
-            drop(event_loop);
-            let piece = read.await??;
-            if piece.is_empty() {
-                return Ok(total);
-            }
-            self.send_all(&piece).await?;
-            total += piece.len() as u64;
-        }
-    }
-
     async fn send_all(&self, mut data: &[u8]) -> Result<()> {
         while !data.is_empty() {
             // Before the send: the connection may have been closed while the file was read.
@@ -209,6 +197,54 @@ impl Drop for Sending {
                 engine.resume_reading(token);
             }
         });
+    }
+}
+
+/// How the pieces of a file are sent.
+enum Way<'a> {
+    Socket(&'a Sending),
+    #[cfg(feature = "rustls")]
+    Tls(&'a crate::tls::SendingFile),
+}
+
+impl Way<'_> {
+    async fn send(&self, piece: Vec<u8>) -> Result<()> {
+        match self {
+            Way::Socket(sending) => sending.send_all(&piece).await,
+            #[cfg(feature = "rustls")]
+            Way::Tls(sending) => sending.send(piece).await,
+        }
+    }
+}
+
+/// Reads a file and sends it, a piece at a time.
+async fn copy(
+    transport: &Transport,
+    file: BorrowedFd<'_>,
+    start: u64,
+    count: Option<u64>,
+    way: Way<'_>,
+) -> Result<u64> {
+    // A read that is going on outlives this future.
+    let file = Arc::new(file.try_clone_to_owned()?);
+    let mut total = 0;
+    loop {
+        let size = count.map_or(BLOCK, |count| (count - total).min(BLOCK)) as usize;
+        if size == 0 {
+            return Ok(total);
+        }
+        let (file, at) = (file.clone(), start.saturating_add(total));
+        let event_loop = transport.event_loop().ok_or(Misuse::LoopClosed)?;
+        let read = event_loop.run_in_executor(move || read_at(&*file, start, at, size));
+        // A handle in a future of the loop's own would keep the loop alive.
+        drop(event_loop);
+        let piece = read.await??;
+        if piece.is_empty() {
+            return Ok(total);
+        }
+        let sent = piece.len() as u64;
+        way.send(piece).await?;
+        total += sent;
     }
 }
 

@@ -1,7 +1,7 @@
 //! One connection: what a [`Transport`] is a handle of, and how the engine's events reach the
 //! protocol.
 
-use super::{Payload, Transport};
+use super::{Payload, Transport, over_tls};
 use crate::address::Address;
 use crate::engine::{
     Descriptor, Failure, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
@@ -50,7 +50,7 @@ pub(crate) struct WeakTransport(Weak<Connection>);
 impl WeakTransport {
     /// The transport, while somebody holds one.
     pub(crate) fn upgrade(&self) -> Option<Transport> {
-        self.0.upgrade().map(Transport)
+        self.0.upgrade().map(Transport::plain)
     }
 }
 
@@ -60,12 +60,13 @@ pub(crate) struct StreamCell(pub(crate) Transport);
 
 impl Connection {
     /// Makes a transport of a connected socket, and queues `connection_made`, the start of
-    /// reading, and `then`, in that order. For the loop's thread.
+    /// reading, and `then`, in that order. For the loop's thread. `protocol` is given the transport
+    /// for a look at where it will be; it comes before everything else.
     pub(crate) fn open(
         cx: Cx<'_>,
         socket: Socket,
         peer: Option<Address>,
-        protocol: Arc<dyn AnyProtocol>,
+        protocol: impl FnOnce(&Transport) -> Arc<dyn AnyProtocol>,
         server: Option<Attachment>,
         then: impl FnOnce(Transport) + Send + 'static,
     ) {
@@ -76,14 +77,8 @@ impl Connection {
             let _ = socket.set_tcp_nodelay(true);
         }
         let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        let held = Held {
-            protocol: Some(protocol),
-            socket: Some(Arc::new(socket)),
-            server,
-            error: None,
-            waiter: None,
-        };
-        Connection::start(cx, token, (local, peer), held, then);
+        let held = Held { socket: Some(Arc::new(socket)), server, ..Held::default() };
+        Connection::start(cx, token, (local, peer), held, protocol, then);
     }
 
     /// Makes a transport of one end of a pipe, likewise.
@@ -95,10 +90,8 @@ impl Connection {
         then: impl FnOnce(Transport) + Send + 'static,
     ) -> io::Result<()> {
         let token = cx.core.engine.add_pipe(Descriptor::Lent(pipe.as_raw_fd()), kind, end)?;
-        let socket = Some(Arc::new(Socket::from(pipe)));
-        let held =
-            Held { protocol: Some(protocol), socket, server: None, error: None, waiter: None };
-        Connection::start(cx, token, (None, None), held, then);
+        let held = Held { socket: Some(Arc::new(Socket::from(pipe))), ..Held::default() };
+        Connection::start(cx, token, (None, None), held, |_| protocol, then);
         Ok(())
     }
 
@@ -107,13 +100,15 @@ impl Connection {
         token: Token,
         (local, peer): (Option<Address>, Option<Address>),
         held: Held,
+        protocol: impl FnOnce(&Transport) -> Arc<dyn AnyProtocol>,
         then: impl FnOnce(Transport) + Send + 'static,
     ) {
         let (engine, core) = (&cx.core.engine, cx.core.clone());
-        let buffered = held.protocol.as_ref().is_some_and(|protocol| protocol.is_buffered());
-        engine.set_buffered(token, buffered);
-        let transport =
-            Transport(Arc::new(Connection { core, token, peer, local, held: Mutex::new(held) }));
+        let connection = Connection { core, token, peer, local, held: Mutex::new(held) };
+        let transport = Transport::plain(Arc::new(connection));
+        let protocol = protocol(&transport);
+        engine.set_buffered(token, protocol.is_buffered());
+        transport.0.held.lock().protocol = Some(protocol);
         if let Some(server) = &transport.0.held.lock().server {
             server.name(WeakTransport(Arc::downgrade(&transport.0)));
         }
@@ -137,11 +132,13 @@ impl Drop for Connection {
 
 impl Transport {
     pub(super) fn current_protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
+        over_tls!(self, tls => tls.protocol());
         self.0.held.lock().protocol.clone()
     }
 
     /// The one before lives on until its running callback has returned.
-    pub(super) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
+    pub(crate) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
+        over_tls!(self, tls => tls.replace_protocol(protocol));
         self.0.core.engine.set_buffered(self.0.token, protocol.is_buffered());
         let mut held = self.0.held.lock();
         // A lost connection has no protocol and needs none.
@@ -154,13 +151,15 @@ impl Transport {
         self.0.held.lock().socket.clone()
     }
 
-    pub(super) fn write_here(&self, data: &Payload<'_>) {
+    pub(crate) fn write_here(&self, data: &Payload<'_>) {
+        over_tls!(self, tls => tls.write(std::slice::from_ref(data)));
         let core = &self.0.core;
         let Ok(written) = core.engine.write(core.cx(), self.0.token, data);
         self.written(written, Misuse::WriteAfterEof);
     }
 
     pub(super) fn writelines_here(&self, lines: &[Payload<'_>]) {
+        over_tls!(self, tls => tls.write(lines));
         let core = &self.0.core;
         let Ok(written) = core.engine.write_all(core.cx(), self.0.token, lines);
         self.written(written, Misuse::WritelinesAfterEof);
@@ -200,7 +199,7 @@ impl Transport {
     /// A protocol's own memory is read into.
     fn receive(&self, cx: Cx<'_>, protocol: &dyn AnyProtocol, recv: Recv<'_>) -> Received {
         const GET_BUFFER: &str = "Fatal error: protocol.get_buffer() call failed.";
-        match protocol.receive(self, recv) {
+        match protocol.receive(self, None, recv) {
             Ok(received) => return received,
             Err(NotReceived::GetBuffer(panic)) => self.fatal(cx, GET_BUFFER, panic),
             Err(NotReceived::EmptyBuffer) => self.fatal(cx, GET_BUFFER, Misuse::EmptyBuffer),
@@ -212,7 +211,8 @@ impl Transport {
     }
 
     /// Drops what is queued; `connection_lost` follows in a later turn.
-    pub(super) fn force_close(&self, cx: Cx<'_>, error: Option<Error>) {
+    pub(crate) fn force_close(&self, cx: Cx<'_>, error: Option<Error>) {
+        over_tls!(self, tls => tls.abort_with(error));
         let engine = &cx.core.engine;
         // What was written before is on its way, as on asyncio.
         let Ok(()) = engine.flush_stream(cx, self.0.token);
@@ -252,6 +252,9 @@ impl Transport {
 
     /// The loop is gone: closes the descriptor, and nobody is told.
     pub(crate) fn abandon(&self) {
+        if let Some(protocol) = self.current_protocol() {
+            protocol.abandoned();
+        }
         self.release();
     }
 }

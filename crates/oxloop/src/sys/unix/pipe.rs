@@ -37,6 +37,17 @@ pub(crate) fn set_nonblocking(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK)?)
 }
 
+/// What Linux lets a pipe hold unless it is told otherwise, bytes.
+pub(crate) const PIPE_SIZE: usize = 64 * 1024;
+
+/// Lets a pipe hold `size` bytes, if it holds as much as most do. Where the user has too many pages
+/// in pipes already (pipe(7), pipe-user-pages-soft) it stays as it is.
+pub(crate) fn enlarge(pipe: BorrowedFd<'_>, size: usize) {
+    if rustix::pipe::fcntl_getpipe_size(pipe) == Ok(PIPE_SIZE) {
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, size);
+    }
+}
+
 /// Another descriptor of the same open file, close-on-exec.
 pub(crate) fn duplicate(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(file, 3)?)

@@ -1,0 +1,356 @@
+//! One TLS connection of the Rust face: a protocol to the transport below it, a transport to the
+//! application above.
+
+use super::engine::TlsEngine;
+use super::layer::TlsLayer;
+use super::options::Timeouts;
+use super::rustls::Rustls;
+use super::sendfile::SendFile;
+use super::state::{Direction, Session, TlsState};
+use super::wire::{Fresh, Wire};
+use crate::engine::Received;
+use crate::error::{Error, Misuse, Result};
+use crate::event_loop::core::{Core, Panicked};
+use crate::event_loop::{Handle, Promise, TimerHandle};
+use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
+use crate::transport::flow_control::Limits;
+use crate::transport::{Payload, Transport};
+use ::rustls::Connection;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::any::{Any, type_name};
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// A TLS connection. The transport below refers to it until it is lost, the application's
+/// transports as long as they live.
+pub(crate) struct TlsConnection {
+    me: Weak<TlsConnection>,
+    pub(super) below: Transport,
+    pub(super) state: Mutex<TlsState>,
+    pub(super) wire: Mutex<Wire<Rustls>>,
+    pub(super) held: Mutex<Held>,
+    pub(super) timeouts: Timeouts,
+    /// `close()` or `abort()` was called, or the connection is lost.
+    closed: AtomicBool,
+    /// Somebody moves ciphertext to the transport below: records must not overtake each other.
+    sending: AtomicBool,
+}
+
+/// What is let go when the connection is lost.
+pub(super) struct Held {
+    pub(super) protocol: Option<Arc<dyn AnyProtocol>>,
+    /// Who waits for the end of the handshake.
+    pub(super) waiter: Option<Waiting>,
+    /// The handshake's, later the shutdown's.
+    pub(super) timer: Option<TimerHandle>,
+    /// Where sendfile writes beside the application.
+    pub(super) file: SendFile,
+}
+
+/// What a TLS connection is made of.
+pub(super) struct Parts {
+    pub(super) engine: Rustls,
+    pub(super) timeouts: Timeouts,
+    /// Ciphertext that somebody else has read already.
+    pub(super) received: Bytes,
+    pub(super) protocol: Arc<dyn AnyProtocol>,
+    /// Whether the protocol has had its `connection_made`.
+    pub(super) made: bool,
+    pub(super) waiter: Option<Waiting>,
+}
+
+/// Who waits for the end of a handshake.
+pub(super) type Waiting = Promise<Result<()>>;
+
+impl TlsConnection {
+    pub(super) fn new(below: &Transport, parts: Parts) -> Arc<TlsConnection> {
+        let Parts { engine, timeouts, received, protocol, made, waiter } = parts;
+        Arc::new_cyclic(|me| TlsConnection {
+            me: me.clone(),
+            below: below.clone(),
+            state: Mutex::new(TlsState::new(made)),
+            wire: Mutex::new(Wire::new(engine, received)),
+            held: Mutex::new(Held {
+                protocol: Some(protocol),
+                waiter,
+                timer: None,
+                file: SendFile::None,
+            }),
+            timeouts,
+            closed: AtomicBool::new(false),
+            sending: AtomicBool::new(false),
+        })
+    }
+
+    /// The application's transport; `None` only while the connection is dropped.
+    pub(super) fn transport(&self) -> Option<Transport> {
+        Some(self.below.under(self.me.upgrade()?))
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        self.below.core()
+    }
+
+    /// Calls `f` in a later turn.
+    pub(super) fn soon(&self, f: impl FnOnce(&TlsConnection) + Send + 'static) {
+        let me = self.me.clone();
+        self.core().call_soon(Handle::once(move || _ = me.upgrade().map(|tls| f(&tls))));
+    }
+
+    /// Calls `f` after so many seconds; the timer does not keep the connection.
+    pub(super) fn later(
+        &self,
+        seconds: f64,
+        f: impl FnOnce(&TlsConnection) + Send + 'static,
+    ) -> TimerHandle {
+        let (core, me) = (self.core(), self.me.clone());
+        core.call_at(core.engine.time() + seconds, move || _ = me.upgrade().map(|tls| f(&tls)))
+    }
+
+    /// Takes part in a flow, in which nothing has just come in. What goes wrong there is a panic
+    /// of the protocol's that ends the connection.
+    pub(super) fn flow_on(&self, flow: impl FnOnce(&TlsConnection, Fresh<'_>) -> Result<()>) {
+        if let Err(error) = flow(self, &Cell::new(&[])) {
+            self.below.report("Fatal error on SSL protocol", error.again());
+            self.below.force_close(self.core().cx(), Some(error));
+        }
+    }
+
+    pub(super) fn mark(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Moves the engine's ciphertext to the transport below. Calls from inside of this, and from
+    /// other threads meanwhile, leave it to the one that is at it.
+    pub(super) fn send_pending(&self) {
+        while self.wire.lock().engine.pending() > 0 {
+            if self.sending.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let ciphertext = self.wire.lock().engine.take();
+            self.below.write_here(&Payload::from(ciphertext));
+            self.sending.store(false, Ordering::Release);
+        }
+    }
+
+    fn let_go(&self) -> (Option<Arc<dyn AnyProtocol>>, Option<Waiting>, Option<TimerHandle>) {
+        let mut held = self.held.lock();
+        (held.protocol.take(), held.waiter.take(), held.timer.take())
+    }
+
+    // What the transport above does.
+
+    pub(crate) fn protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
+        self.held.lock().protocol.clone()
+    }
+
+    /// A lost connection has no protocol and needs none.
+    pub(crate) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
+        let mut held = self.held.lock();
+        let old = if held.protocol.is_some() { held.protocol.replace(protocol) } else { None };
+        drop(held);
+        drop(old);
+    }
+
+    pub(crate) fn write(&self, pieces: &[Payload<'_>]) {
+        if self.is_sending_file() {
+            let transport = self.transport();
+            let misuse = Misuse::SendfileInProgress;
+            transport.inspect(|it| it.report(misuse.to_string(), misuse.clone()));
+            return;
+        }
+        self.write_through(pieces);
+    }
+
+    /// The same while a file is sent, as a part of it.
+    pub(super) fn write_through(&self, pieces: &[Payload<'_>]) {
+        let (session, taken) = {
+            let mut state = self.state.lock();
+            let (session, taken) = (state.session(), state.may_write());
+            if !taken && state.note_lost_write() {
+                drop(state);
+                log::warn!(target: "oxloop", "SSL connection is closed");
+            }
+            (session, taken)
+        };
+        if !taken || pieces.iter().all(|piece| piece.as_ref().is_empty()) {
+            return;
+        }
+        let written = self.wire.lock().write(pieces, session == Session::Wrapped);
+        self.flow_on(|tls, fresh| match written {
+            Ok(()) => tls.written(fresh),
+            Err(error) => tls.fatal_error(fresh, error.into(), "Fatal error on SSL protocol"),
+        });
+    }
+
+    pub(crate) fn write_eof(&self) {
+        if let Some(transport) = self.transport() {
+            transport.report(Misuse::NoWriteEof.to_string(), Misuse::NoWriteEof);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.flow_on(|tls, fresh| tls.start_shutdown(fresh));
+        }
+    }
+
+    /// `abort()`, or an error that is told by `connection_lost`.
+    pub(crate) fn abort_with(&self, error: Option<Error>) {
+        self.mark();
+        self.flow_on(|tls, fresh| tls.abort(fresh, error));
+    }
+
+    /// Whether [`close`](Self::close) was called, or the connection is lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn pause(&self) {
+        self.pause_reading();
+    }
+
+    pub(crate) fn resume(&self) {
+        self.flow_on(|tls, fresh| tls.resume_reading(fresh));
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.state.lock().is_reading()
+    }
+
+    pub(crate) fn write_buffer_size(&self) -> usize {
+        self.wire.lock().outgoing()
+    }
+
+    pub(crate) fn write_buffer_limits(&self) -> Limits {
+        self.state.lock().limits(Direction::Outgoing)
+    }
+
+    pub(crate) fn set_write_buffer_limits(&self, limits: Limits) {
+        self.state.lock().set_limits(Direction::Outgoing, limits);
+        self.flow_on(|tls, fresh| tls.control_writing(fresh));
+    }
+
+    /// What rustls says of the session.
+    pub(crate) fn with_session<R>(&self, f: impl FnOnce(&Connection) -> R) -> R {
+        f(self.wire.lock().engine.connection())
+    }
+}
+
+/// A panic of the protocol above is one of the protocol below it.
+fn panicked(error: Error) -> Panicked {
+    match error {
+        Error::Panic(text) => Panicked(text),
+        error => Panicked(error.to_string()),
+    }
+}
+
+/// What the transport below tells.
+impl AnyProtocol for TlsConnection {
+    fn connection_made(&self, _: &Transport) -> Result<(), Panicked> {
+        let nothing = Cell::new(&[][..]);
+        if self.is_closed() {
+            // Given up before it began.
+            return self.abort(&nothing, None).map_err(panicked);
+        }
+        self.start_handshake(&nothing).map_err(panicked)
+    }
+
+    fn data_received(&self, _: &Transport, data: &[u8]) -> Result<(), Panicked> {
+        let fresh = Cell::new(data);
+        let result = self.fed(&fresh);
+        if self.session() != Session::Unwrapped {
+            self.wire.lock().keep(&fresh);
+        }
+        result.map_err(panicked)
+    }
+
+    /// It looks at the data where the loop has received it.
+    fn is_buffered(&self) -> bool {
+        false
+    }
+
+    fn receive(
+        &self,
+        _: &Transport,
+        _: Option<usize>,
+        _: Recv<'_>,
+    ) -> Result<Received, NotReceived> {
+        Err(NotReceived::EmptyBuffer)
+    }
+
+    fn eof_received(&self, _: &Transport) -> Result<bool, Panicked> {
+        self.transport_ended(&Cell::new(&[])).map_err(|error| {
+            self.below.close();
+            panicked(error)
+        })
+    }
+
+    fn connection_lost(&self, error: Option<Error>) -> Result<(), Panicked> {
+        let unsent = self.wire.lock().clear();
+        drop(unsent);
+        {
+            // A protocol that has had its connection_made is told, of a failed start_tls as well.
+            let mut state = self.state.lock();
+            if state.session() == Session::DoHandshake {
+                state.unwrap();
+            }
+        }
+        let tell = self.transport_lost();
+        self.settle_sendfile(Err(Errno::CONNABORTED));
+        let (protocol, waiter, timer) = self.let_go();
+        if let Some(timer) = timer {
+            timer.cancel();
+        }
+        let failure = match &error {
+            Some(error) => error.again(),
+            None => io::Error::from(Errno::CONNABORTED).into(),
+        };
+        if let (Some(protocol), true) = (protocol, tell) {
+            let transport = self.transport();
+            self.core().call_soon(Handle::once(move || {
+                let Err(panic) = protocol.connection_lost(error) else { return };
+                let name = protocol.type_name();
+                let message = format!("Exception in callback {name}::connection_lost");
+                transport.inspect(|transport| transport.report(message, panic));
+            }));
+        }
+        if let Some(waiter) = waiter {
+            waiter.set_result(Err(failure));
+        }
+        Ok(())
+    }
+
+    fn flow(&self, _: &Transport, flow: Flow) {
+        match flow {
+            Flow::Pause => self.transport_paused(),
+            Flow::Resume => {
+                self.flow_on(|tls, fresh| tls.transport_resumed(fresh));
+                self.settle_sendfile(Ok(()));
+            }
+        }
+    }
+
+    fn abandoned(&self) {
+        self.mark();
+        self.state.lock().unwrap();
+        self.settle_sendfile(Err(Errno::CONNABORTED));
+        let (protocol, waiter, timer) = self.let_go();
+        if let Some(protocol) = &protocol {
+            protocol.abandoned();
+        }
+        drop((protocol, waiter, timer));
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<TlsConnection>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
