@@ -89,32 +89,121 @@ DIFFERENCES: list[Difference] = [
 """Of oxloop from asyncio."""
 
 
+Event = list[Any]
+"""Of a generated script: step, lane, text."""
+
+
 @dataclass(frozen=True)
 class Explanation:
-    """An explained difference of generated scripts, of which `example` in `examples/` is one."""
+    """An explained difference of generated scripts.
+
+    `line` is found in lines that may be there on one loop and not on the other. From where
+    `ends` is found on asyncio is no model any more: the rest of that lane is not compared.
+    `strip` is found in lines of which only its groups are compared.
+    """
 
     example: str
-    pattern: str
+    """The script in `examples/` in which it is the only difference."""
     reason: str
+    line: str = ""
+    ends: str = ""
+    strip: str = ""
+    kind: str = ""
+    """Only for ends of this kind, if there is one in the script."""
     since: tuple[int, ...] = (3, 10)
     before: tuple[int, ...] = (4,)
-    needs: str = ""
-    """Must be found in the script, as JSON."""
 
-    def concerns(self) -> bool:
-        """Whether the rule is for the running Python."""
-        return self.since <= sys.version_info < self.before
+    def concerns(self, script: dict[str, Any]) -> bool:
+        """Whether the rule is for `script`, on the running Python."""
+        applies = self.since <= sys.version_info < self.before
+        return applies and self.kind in json.dumps(script)
 
-    def applies(self, script: Any, changed: list[str]) -> bool:
-        """Whether the rule has something to say about a script."""
-        return re.search(self.needs, json.dumps(script)) is not None and any(
-            map(self.explains, changed)
-        )
+    def apply(self, expected: list[Event], got: list[Event]) -> tuple[list[Event], list[Event]]:
+        """Return both traces without what the rule explains."""
+        if self.ends:
+            return self._cut(expected, got)
+        return self._strip(expected), self._strip(got)
 
-    def explains(self, line: str) -> bool:
-        """Whether the rule explains the changed `line`."""
-        return re.search(self.pattern, line) is not None
+    def _strip(self, events: list[Event]) -> list[Event]:
+        if self.line:
+            return [event for event in events if not re.search(self.line, event[2])]
+        return [
+            [step, lane, re.sub(self.strip, lambda match: "".join(match.groups("")), text)]
+            for step, lane, text in events
+        ]
+
+    def _cut(self, expected: list[Event], got: list[Event]) -> tuple[list[Event], list[Event]]:
+        lanes: dict[str, list[str]] = {}
+        for step, lane, text in expected:
+            lines = lanes.setdefault(lane, [])
+            lines.append(text)
+            if re.search(self.ends, "\n".join(lines)):
+                return tuple(
+                    self._until(events, step, lane, len(lines)) for events in (expected, got)
+                )
+        return expected, got
+
+    @staticmethod
+    def _until(events: list[Event], last: int, lane: str, count: int) -> list[Event]:
+        """Return `events` with less than `count` of `lane`, and without later reports."""
+        kept = []
+        for event in events:
+            count -= event[1] == lane
+            gone = event[1] == lane and count <= 0
+            if not gone and not (event[1] in ("handler", "log", "left open") and event[0] >= last):
+                kept.append(event)
+        return kept
 
 
-GENERATED: list[Explanation] = []
+GENERATED: list[Explanation] = [
+    Explanation(
+        "datagram_closed_sendto",
+        "a late call does nothing",
+        line=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
+        kind="datagram",
+    ),
+    Explanation(
+        "write_pipe_aborted_twice",
+        "connection_lost is told once",
+        line=r"(exception handler: .*|abort raised )AttributeError\(\"'NoneType' object has no attribute '(close|_remove_reader)'",
+        kind="write_pipe",
+    ),
+    Explanation(
+        "tls_write_after_reset",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*) \[[^]]*\]$",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_late_calls",
+        "a late call does nothing, or what it does when the connection is open",
+        ends=r" raised AttributeError\(\"'NoneType' object has no attribute '_\w+'",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_late_limits",
+        "nobody is told to pause who has been told that the connection is lost",
+        line=r"'NoneType' object has no attribute 'pause_writing'",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_read_and_reset",
+        "is_closing sees that the transport below is closing, as newer releases of asyncio do",
+        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
+        kind="tls",
+        before=(3, 14),
+    ),
+    Explanation(
+        "tls_closed_twice",
+        "asyncio forgets its protocol at the second close, and abort does nothing then",
+        ends=r"(?s)\.close\(\).*\.close\(\) ",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_wrong_lines",
+        "asyncio queues what is no data, and fails later",
+        ends=r"writelines\(.*\n.*writelines raised TypeError|writelines\((None|3|'text')",
+        kind="tls",
+    ),
+]
 """Of oxloop from asyncio, in generated scripts."""

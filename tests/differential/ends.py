@@ -185,8 +185,9 @@ class Writer(End):
             data = pattern(size, self.writes)[:size]
             self.writes += 1
             self.accepted += size
-            self.act(self.transport.write, {"bytearray": bytearray, "memoryview": memoryview}.get(
-                kind, bytes)(data))
+            kinds: dict[str, Any] = {"bytearray": bytearray, "memoryview": memoryview}
+            self.act(self.transport.write, kinds.get(kind, bytes)(data))
+            self._send_now()
 
     def op_writelines(self, sizes: list[int]) -> None:
         if self.transport is not None and self._fits(sum(sizes)):
@@ -194,6 +195,12 @@ class Writer(End):
             self.writes += len(sizes)
             self.accepted += sum(sizes)
             self.act(self.transport.writelines, lines)
+            self._send_now()
+
+    def _send_now(self) -> None:
+        """Where the peer is gone each send counts: it makes the next one fail."""
+        if not self.far_open and not self.lost:
+            self.transport.get_write_buffer_size()
 
     def op_wrong(self, method: str, value: str) -> None:
         """Call a method with what it does not take."""
@@ -202,7 +209,8 @@ class Writer(End):
 
     def op_eof(self) -> None:
         if self.transport is not None:
-            self.eof_written = True
+            # TLS has none; nor does it come where the connection is closing already.
+            self.eof_written = self.transport.can_write_eof()
             self.act(self.transport.write_eof)
 
     def op_block(self) -> None:
@@ -695,8 +703,13 @@ class Child(End):
     async def open(self) -> None:
         self.exited = False
         name = self.next_name()
-        calls = ("connection_made", "pipe_data_received", "pipe_connection_lost",
-                 "process_exited", "connection_lost")
+        calls = (
+            "connection_made",
+            "pipe_data_received",
+            "pipe_connection_lost",
+            "process_exited",
+            "connection_lost",
+        )
         hooks = {call: functools.partial(self.on, call) for call in calls}
         self.protocol = ChildProtocol(self.trace, name, **hooks)
         self.trace.name(self.protocol, name)

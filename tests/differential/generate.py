@@ -28,7 +28,7 @@ from typing import IO, Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from .compare import DEFAULT, REFERENCE, ROOT
-from .differences import GENERATED, Explanation
+from .differences import GENERATED, Event, Explanation
 from .player import Script
 from .strategies import scripts
 
@@ -83,8 +83,7 @@ class Counts:
     scripts: int = 0
     events: int = 0
     explained: int = 0
-    unsteady: int = 0
-    differing: list[Script] = field(default_factory=list)
+    unsteady: list[Script] = field(default_factory=list)
 
 
 class Pair:
@@ -94,10 +93,9 @@ class Pair:
         self, loop: str, rules: Sequence[Explanation] = (), reference: str = REFERENCE
     ) -> None:
         self.loop = loop
-        self.rules = [rule for rule in rules if rule.concerns()]
+        self.rules = rules
         self.counts = Counts()
         self._workers = Worker(reference), Worker(loop)
-        self.used: list[Explanation] = []
 
     def __enter__(self) -> Pair:
         return self
@@ -106,15 +104,18 @@ class Pair:
         for worker in self._workers:
             worker.close()
 
-    def traces(self, script: Script) -> tuple[list[str], list[str]]:
-        """Play `script` once on each loop and return what happened, as lines to compare."""
+    def traces(self, script: Script) -> tuple[list[Event], list[Event]]:
+        """Play `script` once on each loop and return what happened."""
         for worker in self._workers:
             worker.send(script)
-        expected, got = (lines(script, worker.receive()) for worker in self._workers)
+        expected, got = (ordered(script, worker.receive()) for worker in self._workers)
         return expected, got
 
-    def difference(self, script: Script) -> list[str]:
-        """Play `script`; return the unexplained difference, as lines of a diff."""
+    def difference(self, script: Script, rules: Sequence[Explanation] | None = None) -> list[str]:
+        """Play `script`; return the unexplained difference, as lines of a diff.
+
+        The rules are those of the pair, or `rules`.
+        """
         self.counts.scripts += 1
         expected, got = self.traces(script)
         self.counts.events += len(expected)
@@ -123,16 +124,16 @@ class Pair:
         for _ in range(3):
             again, other = self.traces(script)
             if again != expected:
-                self.counts.unsteady += 1
+                self.counts.unsteady.append(script)
                 return []
             got = other if other != expected else got
-        diff = list(difflib.unified_diff(expected, got, "asyncio", self.loop, lineterm="", n=100))
-        changed = [line for line in diff[2:] if line[0] in "+-"]
-        used = [rule for rule in self.rules if rule.applies(script, changed)]
-        if all(any(rule.explains(line) for rule in used) for line in changed):
-            self.counts.explained += 1
-            self.used += used
-            return []
+        diff = _diff(expected, got, self.loop)
+        for rule in self.rules if rules is None else rules:
+            if rule.concerns(script):
+                expected, got = rule.apply(expected, got)
+                if expected == got:
+                    self.counts.explained += 1
+                    return []
         return diff
 
     def shorter(self, script: Script) -> Script:
@@ -147,15 +148,20 @@ class Pair:
         return script
 
 
-def lines(script: Script, events: list[list[Any]]) -> list[str]:
-    """Return the lines to compare of what happened.
+def ordered(script: Script, events: list[Event]) -> list[Event]:
+    """Return what happened in the order to compare.
 
     How the events of several ends mix within a step is not defined, nor those of a child's pipes.
     """
     if len(script["ends"]) > 1 or script["ends"][0]["kind"] == "child":
         loose = ("handler", "log")
         events = sorted(events, key=lambda e: (e[0], e[1], e[2] if e[1] in loose else ""))
-    return [f"{step}: {text}" for step, _, text in events]
+    return events
+
+
+def _diff(expected: list[Event], got: list[Event], loop: str) -> list[str]:
+    texts = [[f"{step}: {text}" for step, _, text in events] for events in (expected, got)]
+    return list(difflib.unified_diff(*texts, "asyncio", loop, lineterm="", n=100))
 
 
 def generated(number: int, start: int, check: Callable[[Script], None]) -> None:
@@ -206,7 +212,9 @@ def main() -> int:
                 check(json.loads(file.read_text()))
         else:
             generated(options.scripts, options.seed, check)
-        counts = copy.copy(pair.counts)
+        counts = copy.deepcopy(pair.counts)
+        for script in counts.unsteady[: options.shorten]:
+            print("unsteady:", json.dumps(script), end="\n\n")
         found: dict[str, list[str]] = {}
         # One of each kind; short ones of several kinds often turn out to be of the same.
         for number, script in enumerate(dict(differing).values()):
@@ -228,7 +236,7 @@ def main() -> int:
         "scripts": counts.scripts,
         "events": counts.events,
         "explained": counts.explained,
-        "unsteady": counts.unsteady,
+        "unsteady": len(counts.unsteady),
         "differ": len(differing),
     }
     if not options.files:

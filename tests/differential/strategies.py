@@ -202,8 +202,12 @@ def _step(kinds: list[str]) -> Strategy:
         st.lists(_weighted((4, near), (2, hooked), (1, loop)), max_size=4),
     ).map(lambda pair: [*pair[0], *pair[1]])
     connect = _op(
-        "connect", st.sampled_from(["refused", "silent", "there", "there"]), st.sampled_from([None, 0, 1, 2])
+        "connect",
+        st.sampled_from(["refused", "silent", "there", "there"]),
+        st.sampled_from([None, 0, 1, 2]),
     ).map(lambda op: [["loop", *op]])
     return _weighted(
-        (20, mixed), *((6, each.map(lambda op: [op])) for each in alone[:1] and [st.one_of(*alone)]), (1, connect)
+        (20, mixed),
+        *((6, each.map(lambda op: [op])) for each in alone[:1] and [st.one_of(*alone)]),
+        (1, connect),
     )
