@@ -118,11 +118,16 @@ class Explanation:
         applies = self.since <= sys.version_info < self.before
         return applies and self.kind in json.dumps(script)
 
-    def apply(self, expected: list[Event], got: list[Event]) -> tuple[list[Event], list[Event]]:
-        """Return both traces without what the rule explains."""
-        if self.ends:
-            return self._cut(expected, got)
-        return self._strip(expected), self._strip(got)
+    def apply(
+        self, script: dict[str, Any], expected: list[Event], got: list[Event]
+    ) -> tuple[list[Event], list[Event]]:
+        """Return both traces of `script` without what the rule explains."""
+        if not self.ends:
+            return self._strip(expected), self._strip(got)
+        for number, end in enumerate(script["ends"]):
+            if self.kind == end["kind"] or f'[{number}, "start_{self.kind}' in json.dumps(script):
+                expected, got = self._cut(f"e{number}", expected, got)
+        return expected, got
 
     def _strip(self, events: list[Event]) -> list[Event]:
         if self.line:
@@ -132,15 +137,18 @@ class Explanation:
             for step, lane, text in events
         ]
 
-    def _cut(self, expected: list[Event], got: list[Event]) -> tuple[list[Event], list[Event]]:
-        lanes: dict[str, list[str]] = {}
-        for step, lane, text in expected:
-            lines = lanes.setdefault(lane, [])
-            lines.append(text)
-            if re.search(self.ends, "\n".join(lines)):
-                return tuple(
-                    self._until(events, step, lane, len(lines)) for events in (expected, got)
-                )
+    def _cut(
+        self, lane: str, expected: list[Event], got: list[Event]
+    ) -> tuple[list[Event], list[Event]]:
+        lines: list[str] = []
+        for step, where, text in expected:
+            if where == lane:
+                lines.append(text)
+                if re.search(self.ends, "\n".join(lines)):
+                    return (
+                        self._until(expected, step, lane, len(lines)),
+                        self._until(got, step, lane, len(lines)),
+                    )
         return expected, got
 
     @staticmethod

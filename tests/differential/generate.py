@@ -130,7 +130,7 @@ class Pair:
         diff = _diff(expected, got, self.loop)
         for rule in self.rules if rules is None else rules:
             if rule.concerns(script):
-                expected, got = rule.apply(expected, got)
+                expected, got = rule.apply(script, expected, got)
                 if expected == got:
                     self.counts.explained += 1
                     return []

@@ -35,7 +35,9 @@ def _op(name: str, *args: Strategy) -> Strategy:
 
 
 def _weighted(*pairs: tuple[int, Strategy]) -> Strategy:
-    return st.one_of(*(strategy for weight, strategy in pairs for _ in range(weight)))
+    """Return one of the strategies; `one_of` would weigh them all, and those within, the same."""
+    choices = [strategy for weight, strategy in pairs for _ in range(weight)]
+    return st.integers(0, len(choices) - 1).flatmap(choices.__getitem__)
 
 
 ANY_END = [
@@ -178,7 +180,7 @@ def _hooked(number: int, kind: str) -> Strategy:
 def _step(kinds: list[str]) -> Strategy:
     """Return a step: operations of the far ends, then some of the loop's side; or one alone."""
     ends = list(enumerate(kinds))
-    near = st.one_of(*(_near(*end) for end in ends))
+    near = _weighted(*((1, _near(*end)) for end in ends))
     loop = _weighted(
         (3, _op("soon", st.lists(near, max_size=2), ERROR)),
         (1, _op("threadsafe", st.lists(near, max_size=1), ERROR)),
@@ -186,19 +188,19 @@ def _step(kinds: list[str]) -> Strategy:
         (2, _op("cancel", st.integers(0, 3))),
         (1, _op("task", st.integers(0, 3), ERROR)),
     ).map(lambda op: ["loop", *op])
-    hooked = st.one_of(*(_hooked(*end) for end in ends))
+    hooked = _weighted(*((1, _hooked(*end)) for end in ends))
     far = [
         _weighted(*FAR[kind]).map(lambda op, n=number: [n, *op])
         for number, kind in ends
         if FAR[kind]
     ]
     alone = [
-        _weighted(*ALONE[kind]).map(lambda op, n=number: [n, *op])
+        _weighted(*ALONE[kind]).map(lambda op, n=number: [[n, *op]])
         for number, kind in ends
         if ALONE[kind]
     ]
     mixed = st.tuples(
-        st.lists(st.one_of(*far), max_size=2) if far else st.just([]),
+        st.lists(_weighted(*((1, one) for one in far)), max_size=2) if far else st.just([]),
         st.lists(_weighted((4, near), (2, hooked), (1, loop)), max_size=4),
     ).map(lambda pair: [*pair[0], *pair[1]])
     connect = _op(
@@ -206,8 +208,4 @@ def _step(kinds: list[str]) -> Strategy:
         st.sampled_from(["refused", "silent", "there", "there"]),
         st.sampled_from([None, 0, 1, 2]),
     ).map(lambda op: [["loop", *op]])
-    return _weighted(
-        (20, mixed),
-        *((6, each.map(lambda op: [op])) for each in alone[:1] and [st.one_of(*alone)]),
-        (1, connect),
-    )
+    return _weighted((24, mixed), *((7, one) for one in alone), (1, connect))

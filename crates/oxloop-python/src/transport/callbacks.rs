@@ -77,11 +77,22 @@ pub(super) trait Caller {
     }
 
     /// Writing goes on later: in the context of now.
-    fn note_writer(&self, cx: &Bound<'_, BaseLoop>) {
+    fn note_writer(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
         // Without memory for a context the callbacks run in the loop's own.
-        let context = context::copy_current(cx.py()).ok();
+        let context = match noticed {
+            Failure::Flush => self.copy_own(cx.py()),
+            _ => context::copy_current(cx.py()).map(Some),
+        };
+        let context = context.unwrap_or_default();
         let old = std::mem::replace(&mut self.parts().lock().write_context, context);
         drop(old);
+    }
+
+    /// Once the writer's context is left the connection's own is the next best. A copy, as a
+    /// callback may be running in it.
+    fn copy_own(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let known = self.parts().lock().read_context.as_ref().map(|c| c.clone_ref(py));
+        known.map(|known| context::copy(known.bind(py))).transpose()
     }
 
     /// Calls `f` in the context in which asyncio notices such a failure.
@@ -94,12 +105,8 @@ pub(super) trait Caller {
         let kind = match failure {
             Failure::Write => return f(),
             Failure::Flush => {
-                // The writer's context is left already: the connection's own is the next best. A
-                // copy, as a callback may be running in it.
                 let py = cx.py();
-                let known = self.parts().lock().read_context.as_ref().map(|c| c.clone_ref(py));
-                let Some(known) = known else { return f() };
-                let copy = context::copy(known.bind(py))?;
+                let Some(copy) = self.copy_own(py)? else { return f() };
                 return context::run(copy.bind(py), f);
             }
             Failure::Watch | Failure::Read => Kind::Read,
@@ -257,8 +264,8 @@ impl StreamHandler<PyFace> for StreamRef {
         self.call_resume_writing(cx)
     }
 
-    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        self.note_writer(cx);
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
+        self.note_writer(cx, noticed);
     }
 
     fn drained(&self, cx: &Bound<'_, BaseLoop>) {

@@ -176,15 +176,27 @@ impl DatagramRef {
         let py = cx.py();
         // Reading it may let go of the protocol: the report needs it.
         let protocol = self.0.get().get_protocol_object(py);
+        let context = self.context(py, side);
         match self.inside(cx, side, name, f) {
             Err(error) if !leaves_loop(py, &error) => {
                 let transport = self.0.bind(py);
                 let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
                 let callback = callback.unwrap_or_else(|| transport.clone().into_any());
-                report_io(cx, &callback, transport.getattr_opt(SOURCE_TRACEBACK)?, error)
+                let source = transport.getattr_opt(SOURCE_TRACEBACK)?;
+                report_io(cx, &callback, context, source, error)
             }
             result => result,
         }
+    }
+
+    #[inline]
+    fn context(&self, py: Python<'_>, side: Side) -> Option<Py<PyAny>> {
+        let parts = self.0.get().parts.lock();
+        let context = match side {
+            Side::Read => &parts.read_context,
+            Side::Write => &parts.write_context,
+        };
+        context.as_ref().map(|context| context.clone_ref(py))
     }
 
     #[inline]
@@ -197,20 +209,11 @@ impl DatagramRef {
     ) -> PyResult<()> {
         let py = cx.py();
         let this = self.0.get();
-        let (protocol, context) = {
-            let parts = this.parts.lock();
-            let context = match side {
-                Side::Read => &parts.read_context,
-                Side::Write => &parts.write_context,
-            };
-            let clone =
-                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (clone(&parts.protocol), clone(context))
-        };
+        let protocol = this.parts.lock().protocol.as_ref().map(|object| object.bind(py).clone());
         let Some(protocol) = protocol else { return Ok(()) };
         let call = || f(&protocol);
-        let call = || match context {
-            Some(context) => context::run(&context, call),
+        let call = || match self.context(py, side) {
+            Some(context) => context::run(context.bind(py), call),
             None => call(),
         };
         if cx.get().is_debug() {
