@@ -66,6 +66,7 @@ test-py: pytest conformance ## All Python tests
 
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 	$(PY) -m pytest $(PYTEST)
+	$(if $(PYTEST),,OXLOOP_TLS_BIO=memory $(PY) -m pytest -k oxloop tests/test_tls*.py)
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
 	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \

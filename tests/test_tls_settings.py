@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import contextlib
+import os
 import ssl
 
 import pytest
 
 from .certificates import HOST, client_context, leaf, server_context
-from .support import Recorder, hops, until
+from .support import Recorder, hops, module_of, until
 from .test_tls_handshake import TLS12, TLS13, VERSIONS
 from .tls import TlsPeer
 
@@ -376,3 +378,41 @@ class TestContextOfTheServer:
             transport.abort()
         for protocol in made:
             await protocol.lost()
+
+
+class TestMemoryBios:
+    """Ciphertext passes by Python's MemoryBIOs only where it has to: see `OXLOOP_TLS_BIO`."""
+
+    def has_memory_bios(self, loop_spec, transport):
+        if module_of(loop_spec) != "oxloop":
+            pytest.skip("asyncio knows no other way")
+        return transport._ssl_protocol._has_memory_bios
+
+    @pytest.mark.skipif(
+        getattr(_ssl, "__file__", None) is None, reason="OpenSSL is built into this interpreter"
+    )
+    @ROLES
+    async def test_not_as_a_rule(self, tls, loop_spec, role):
+        transport, _, _ = await getattr(tls, role)()
+        asked_for = os.environ.get("OXLOOP_TLS_BIO") == "memory"
+        assert self.has_memory_bios(loop_spec, transport) is asked_for
+
+    @ROLES
+    async def test_with_a_class_of_the_programs(self, tls, loop_spec, role):
+        """What its methods do is seen: they are called."""
+
+        class Engine(ssl.SSLObject):
+            def write(self, data):
+                written.append(bytes(data))
+                return super().write(data)
+
+        written = []
+        ours, theirs = ours_and_theirs(role)
+        ours.sslobject_class = Engine
+        transport, protocol, peer = await getattr(tls, role)(None, ours, theirs)
+        transport.write(b"x" * 100_000)
+        assert await peer.read(100_000) == b"x" * 100_000
+        await peer.send_all(b"y" * 100_000)
+        await protocol.received(100_000)
+        assert b"".join(written) == b"x" * 100_000
+        assert self.has_memory_bios(loop_spec, transport)

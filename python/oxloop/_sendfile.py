@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ._arguments import check_ssl_socket
-from ._oxloop import StreamTransport, SSLProtocolTransport
+from ._oxloop import SSLProtocolTransport, StreamTransport
 from ._sockets import SocketMixin
 
 # From 3.14 on the file's position is set also where nothing was sent.

@@ -45,8 +45,8 @@ class TlsMixin(LoopBase):
         """Upgrades a connection to TLS; returns the transport that `protocol` uses from now on.
 
         What a StreamReader has buffered already is the first that TLS reads. TypeError for what is
-        no SSLContext and for transports that cannot be upgraded; the handshake's error where it
-        fails, which closes the connection.
+        no SSLContext and for transports that cannot be upgraded; ConnectionResetError for one that
+        is closing; the handshake's error where it fails, which closes the connection.
         """
         if ssl is None:
             raise RuntimeError("Python ssl module is not available")
@@ -56,6 +56,9 @@ class TlsMixin(LoopBase):
             )
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        if transport.is_closing():
+            # asyncio waits for a peer that will never answer.
+            raise ConnectionResetError("Connection lost")
         below: Any = transport
 
         waiter = self.create_future()

@@ -116,7 +116,7 @@ class TestRefusals:
     async def test_the_certificate_of_a_client(self, loop, postgres):
         """It stands for the password of the user it names."""
         async with dial(postgres) as connection:
-            await connection.execute("CREATE ROLE guarded LOGIN")
+            await connection.execute("DROP ROLE IF EXISTS guarded; CREATE ROLE guarded LOGIN")
         options = {"user": "guarded", "password": None}
         async with dial(postgres, ssl=client_context("guarded"), **options) as connection:
             assert await connection.fetchval("SELECT current_user") == "guarded"

@@ -529,6 +529,7 @@ async def upgrades(trace: Trace) -> None:
         send(sock, near, b"plain")
         await protocol.received(5)
         old.write(b"go on")
+        await asyncio.sleep(0)
         trace("peer has", receive(sock, 5))
         far = Far(sock, near, theirs)
         starting = asyncio.ensure_future(_start(trace, role, old, protocol, ours))

@@ -193,7 +193,7 @@ impl TlsLayer for Layer<'_, '_> {
     #[inline]
     fn pull(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Pulled> {
         let buffered = self.0.get().parts.lock().buffered;
-        if buffered { self.read_into_buffer(cx) } else { self.read_all(cx) }
+        if buffered { self.read_into_buffers(cx) } else { self.read_all(cx) }
     }
 
     fn push(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {

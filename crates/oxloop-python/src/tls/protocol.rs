@@ -402,6 +402,12 @@ impl SslProtocol {
         self.parts.lock().below.as_ref().map(|below| below.object(py).clone())
     }
 
+    /// Whether ciphertext passes by MemoryBIOs: see `OXLOOP_TLS_BIO`.
+    #[getter]
+    fn _has_memory_bios(&self) -> bool {
+        self.wire().is_none()
+    }
+
     #[getter]
     fn _sslcontext<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.extra.bind(py).get_item("sslcontext")

@@ -6,7 +6,7 @@ use super::layer::Layer;
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::{calls, context};
-use oxloop::tls::Pulled;
+use oxloop::tls::{Pulled, Session, TlsLayer};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PySlice, PyTuple};
@@ -23,37 +23,66 @@ impl Layer<'_, '_> {
         ended
     }
 
-    /// Reads into the protocol's buffer as much as it takes; the rest in a later turn.
-    pub(super) fn read_into_buffer(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Pulled> {
+    /// Reads into the protocol's buffer as much as it takes; the rest in a later turn, or at once
+    /// where there will be none (asyncio loses it).
+    pub(super) fn read_into_buffers(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Pulled> {
         let py = cx.py();
+        loop {
+            match self.read_into_buffer(py)? {
+                Filled::Partly(pulled) => return Ok(pulled),
+                Filled::Wholly if self.is_last_chance() => {}
+                Filled::Wholly => {
+                    let again = self.0.getattr(intern!(py, "_do_read"))?;
+                    queue(cx, &again, PyTuple::empty(py), context::copy_current(py)?)?;
+                    return Ok(Pulled::Again);
+                }
+            }
+        }
+    }
+
+    /// Whether the session ends behind this read, which the protocol has not paused.
+    fn is_last_chance(&self) -> bool {
+        let state = self.state().lock();
+        state.session() == Session::Flushing && state.is_reading()
+    }
+
+    /// `get_buffer`, as many records as it holds, `buffer_updated`.
+    fn read_into_buffer(&self, py: Python<'_>) -> PyResult<Filled> {
         let engine = &self.0.get().engine;
-        let Some(protocol) = self.application(py) else { return Ok(Pulled::Again) };
+        let Some(protocol) = self.application(py) else {
+            return Ok(Filled::Partly(Pulled::Again));
+        };
         let hint = engine.pending().into_pyobject(py)?;
         let buffer = calls::method(&protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
         let size = buffer.len()?;
-        let mut filled = 0;
-        let ended = loop {
-            let read = if filled == 0 {
+        let mut count = 0;
+        let filled = loop {
+            let read = if count == 0 {
                 engine.read_into(&buffer, size)?
-            } else if filled < size {
-                engine.read_into(&rest(&buffer, filled)?, size - filled)?
+            } else if count < size {
+                engine.read_into(&rest(&buffer, count)?, size - count)?
             } else {
-                let again = self.0.getattr(intern!(py, "_do_read"))?;
-                queue(cx, &again, PyTuple::empty(py), context::copy_current(py)?)?;
-                break Pulled::Again;
+                break Filled::Wholly;
             };
             match read {
-                Read::Data(count) => filled += count,
-                Read::Again => break Pulled::Again,
-                Read::CloseNotify => break Pulled::CloseNotify,
+                Read::Data(more) => count += more,
+                Read::Again => break Filled::Partly(Pulled::Again),
+                Read::CloseNotify => break Filled::Partly(Pulled::CloseNotify),
             }
         };
-        if filled > 0 {
-            let nbytes = filled.into_pyobject(py)?;
+        if count > 0 {
+            let nbytes = count.into_pyobject(py)?;
             calls::method(&protocol, intern!(py, "buffer_updated"), [nbytes.as_any()])?;
         }
-        Ok(ended)
+        Ok(filled)
     }
+}
+
+/// What became of a protocol's buffer.
+enum Filled {
+    /// It is full, and there may be more.
+    Wholly,
+    Partly(Pulled),
 }
 
 /// A buffer from `offset` on, without a copy.
