@@ -99,6 +99,10 @@ Event = list[Any]
 """Of a generated script: step, lane, text."""
 
 
+REPORTS = ("", "loop", "handler", "log", "left open")
+"""Lanes of what is not of one end."""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """An explained difference of generated scripts.
@@ -164,7 +168,7 @@ class Explanation:
         for event in events:
             count -= event[1] == lane
             gone = event[1] == lane and count <= 0
-            if not gone and not (event[1] in ("handler", "log", "left open") and event[0] >= last):
+            if not gone and not (event[1] in REPORTS and event[0] >= last):
                 kept.append(event)
         return kept
 
@@ -173,8 +177,29 @@ GENERATED: list[Explanation] = [
     Explanation(
         "datagram_closed_sendto",
         "a late call does nothing",
-        line=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
+        line=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception"
+        r"|address must be tuple, not NoneType'\), .*'Fatal write error on datagram",
         kind="datagram",
+    ),
+    Explanation(
+        "datagram_received_raises",
+        "the report says which callback raised",
+        strip=r"(message: 'Exception in callback )Endpoint\.\w+(').*()$"
+        r"|(message: )\"(Exception in callback )<transport's own>\".*()$",
+        kind="datagram",
+    ),
+    Explanation(
+        "closed_writelines",
+        "arguments are checked on closed transports, too, as by write",
+        line=r"writelines raised TypeError",
+        kind="stream",
+        since=(3, 12),
+    ),
+    Explanation(
+        "gathered_then_blocked",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(\.resume_writing\(.*|\.connection_lost\(None\).*) \[[^]]*\]$",
+        kind="stream",
     ),
     Explanation(
         "write_pipe_aborted_twice",
@@ -210,7 +235,13 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_closed_twice",
         "asyncio forgets its protocol at the second close, and abort does nothing then",
-        ends=r"(?s)\.close\(\).*\.close\(\) ",
+        ends=r"(?s)(\.close\(\)|waits for ever).*\.close\(\) ",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_closed_writelines",
+        "writes of nothing do not count as writes to a closed connection",
+        line=r"log WARNING 'SSL connection is closed'",
         kind="tls",
     ),
     Explanation(
