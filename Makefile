@@ -19,6 +19,9 @@ PY := $(CURDIR)/$(VENV)/bin/python
 LOADGEN := benches/loadgen/target/release/loadgen
 LOADGEN_MANIFEST := --manifest-path benches/loadgen/Cargo.toml
 CONNECTS ?= 100000
+SCRIPTS ?= 2000
+SEED ?= 1
+LOOP ?= oxloop:new_event_loop
 LOCKED := $(if $(CI),--locked)
 # The Python package does without it: OpenSSL is CPython's.
 TLS := oxloop/tls
@@ -85,6 +88,9 @@ conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
 		echo "NOT RUN: $(PYTHON) has no test package (Debian: apt install libpython3-testsuite)"; \
 	fi
 
+fuzz: $(VENV)/.oxloop $(VENV)/.dev ## Random scripts on asyncio and on oxloop, compared; SCRIPTS=2000 SEED=1 LOOP=uvloop:new_event_loop
+	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) --seed $(SEED) --loop $(LOOP)
+
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
@@ -108,7 +114,7 @@ fmt: $(VENV)/.dev ## Format everything
 	$(PY) -m ruff format
 
 clean: ## Remove all that was built, virtual environments too
-	rm -rf .venv target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## This list
@@ -116,7 +122,7 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
+.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance fuzz stress \
 	bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.

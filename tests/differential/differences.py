@@ -204,7 +204,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "write_pipe_aborted_twice",
         "connection_lost is told once",
-        line=r"(exception handler: .*|abort raised )AttributeError\(\"'NoneType' object has no attribute '(close|_remove_reader)'",
+        line=r"(exception handler: .*|abort raised )AttributeError\(\"'NoneType' object has no "
+        r"attribute '(close|_remove_reader)'",
         kind="write_pipe",
     ),
     Explanation(

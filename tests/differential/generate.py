@@ -5,7 +5,8 @@
 
 A script whose trace differs is played again. Where asyncio's own is not the same each time, it is
 counted as unsteady: nothing can be said. The first differing ones are made as short as they get
-while they still differ. The exit code is 1 if something differs that `differences.py` does not explain.
+while they still differ. The exit code is 1 if something differs that `differences.py` does not
+explain.
 """
 
 from __future__ import annotations

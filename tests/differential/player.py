@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .ends import ERRORS, KINDS, End, Op
+from .ends import ERRORS, End, Op
+from .other_ends import KINDS
 from .trace import PLACE, Trace
 from .wire import TIME_LIMIT, dead_address, listener, silent_address
 

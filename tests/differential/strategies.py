@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from .ends import COMMANDS, ERRORS, WRONG, Op
+from .ends import ERRORS, WRONG, Op
+from .other_ends import COMMANDS
 
 SIZES = st.sampled_from([0, 1, 2, 9, 10, 11, 63, 64, 65, 999, 1000, 1001, 4096])
 LARGE = st.sampled_from([16383, 16384, 16385, 65535, 65536, 65537])

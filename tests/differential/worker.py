@@ -2,7 +2,8 @@
 
     python -m tests.differential.worker oxloop:new_event_loop
 
-What happened is a list of `[step, lane, text]`. A script that hangs ends the process, by a watchdog.
+What happened is a list of `[step, lane, text]`. A script that hangs ends the process: there is a
+watchdog.
 """
 
 from __future__ import annotations
