@@ -353,6 +353,11 @@ class Stream(Writer):
             self.got += data
             self.ended = "" if data else "end of stream"
 
+    def op_block(self) -> None:
+        """Only of a Unix socket: TCP makes room by itself, after a while."""
+        if self.far is not None and self.far.family == socket.AF_UNIX:
+            super().op_block()
+
     def op_reading(self, method: str) -> None:
         if self.transport is not None:
             self.act(getattr(self.transport, method))

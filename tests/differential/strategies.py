@@ -142,7 +142,9 @@ def _end() -> Strategy:
     stream = st.fixed_dictionaries(
         {
             "kind": st.just("stream"),
-            "how": st.sampled_from(["sock", "sock", "unix", "dial", "serve", "accepted"]),
+            "how": st.sampled_from(
+                ["sock", "sock", "unix", "unix", "unix", "dial", "serve", "accepted"]
+            ),
         },
         optional={"buffered": BUFFERED, "keep": st.booleans(), "hooks": _first_hooks("stream")},
     )
