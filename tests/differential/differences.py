@@ -184,8 +184,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "datagram_received_raises",
         "the report says which callback raised",
-        strip=r"(message: 'Exception in callback )Endpoint\.\w+(').*()$"
-        r"|(message: )\"(Exception in callback )<transport's own>\".*()$",
+        strip=r"message: .Exception in callback .*$",
         kind="datagram",
     ),
     Explanation(

@@ -68,7 +68,7 @@ class Worker:
         _, errors = self._process.communicate()
         code = self._process.returncode
         self._process = None
-        return [[0, "death", text] for text in [f"ended with {code}", *errors.splitlines()[-40:]]]
+        return [[0, "death", f"ended with {code}: {errors.partition(chr(10))[0]}"]]
 
     def close(self) -> None:
         """End the process."""

@@ -89,7 +89,7 @@ def test_asyncio_is_like_itself() -> None:
         (
             "DyingLoop",
             {"ends": [{"kind": "stream", "how": "serve"}], "steps": []},
-            "+0: ended with 3",
+            "+0: ended with 3: ",
         ),
     ],
 )
