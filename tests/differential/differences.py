@@ -208,6 +208,12 @@ GENERATED: list[Explanation] = [
         kind="write_pipe",
     ),
     Explanation(
+        "read_pipe_raises",
+        "no handle is made for each event",
+        strip=r"(exception handler: \{exception: \w+).*$",
+        kind="_pipe",
+    ),
+    Explanation(
         "tls_write_after_reset",
         "the writer has returned when what was gathered is sent",
         strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*) \[[^]]*\]$",
