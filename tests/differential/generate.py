@@ -5,8 +5,8 @@
 
 A script whose trace differs is played again. Where it does not differ each time, or asyncio differs
 from itself, it is counted as unsteady, and shown: no difference, but not settled either. The first
-differing ones are made as short as they get while they still differ. The exit code is 1 if something
-differs that `differences.py` does not explain.
+differing ones are made as short as they get while they still differ. The exit code is 1 if
+something differs that `differences.py` does not explain.
 """
 
 from __future__ import annotations

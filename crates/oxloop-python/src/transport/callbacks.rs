@@ -247,7 +247,7 @@ impl StreamHandler<PyFace> for StreamRef {
                 }
                 Err(error) => {
                     let message = "Fatal error: protocol.eof_received() call failed.";
-                    self.fatal_error(cx, error, message)?;
+                    self.callback_failed(cx, error, message)?;
                 }
             }
             self.close(cx)
@@ -325,7 +325,7 @@ impl StreamRef {
             if let Ok(protocol) = protocol.cast_exact::<SslProtocol>() {
                 return match Layer(protocol).received(cx, data.as_any()) {
                     Ok(()) => Ok(()),
-                    Err(error) => self.fatal_error(cx, error, BUFFER_UPDATED_FAILED),
+                    Err(error) => self.callback_failed(cx, error, BUFFER_UPDATED_FAILED),
                 };
             }
             let name = intern!(protocol.py(), "data_received");
@@ -333,7 +333,7 @@ impl StreamRef {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     let message = "Fatal error: protocol.data_received() call failed.";
-                    self.fatal_error(cx, error, message)
+                    self.callback_failed(cx, error, message)
                 }
             }
         });
@@ -354,7 +354,7 @@ impl StreamRef {
                 return match fed {
                     Ok(()) => Ok(received),
                     Err(error) => {
-                        self.fatal_error(cx, error, BUFFER_UPDATED_FAILED).map(|()| received)
+                        self.callback_failed(cx, error, BUFFER_UPDATED_FAILED).map(|()| received)
                     }
                 };
             }
@@ -362,7 +362,7 @@ impl StreamRef {
                 Ok(buffer) => buffer,
                 Err(error) => {
                     let message = "Fatal error: protocol.get_buffer() call failed.";
-                    self.fatal_error(cx, error, message)?;
+                    self.callback_failed(cx, error, message)?;
                     return Ok(Received::NoBuffer);
                 }
             };
@@ -380,7 +380,7 @@ impl StreamRef {
                 let nbytes = count.into_pyobject(py)?;
                 let name = intern!(py, "buffer_updated");
                 if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
-                    self.fatal_error(cx, error, BUFFER_UPDATED_FAILED)?;
+                    self.callback_failed(cx, error, BUFFER_UPDATED_FAILED)?;
                 }
             }
             Ok(Received::Data(count))
@@ -392,6 +392,18 @@ impl StreamRef {
     fn close(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let this = self.0.get();
         this.engine().close_stream(cx, this.token)
+    }
+
+    /// The fatal error of a callback: what it has written before leaves first.
+    #[cold]
+    fn callback_failed(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<()> {
+        self.0.get().flush(cx.py())?;
+        self.fatal_error(cx, error, message)
     }
 
     /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the
