@@ -208,6 +208,12 @@ GENERATED: list[Explanation] = [
         kind="write_pipe",
     ),
     Explanation(
+        "eof_received_leaves",
+        "the end of the stream is told once",
+        ends=r"(?s)\.eof_received\(\).*\.eof_received\(\)",
+        kind="stream",
+    ),
+    Explanation(
         "read_pipe_raises",
         "no handle is made for each event",
         strip=r"(exception handler: \{exception: \w+).*$",

@@ -95,6 +95,8 @@ class Pair:
     ) -> None:
         self.loop = loop
         self.rules = rules
+        self.contexts = True
+        """Whether it is compared in which context a callback runs."""
         self.counts = Counts()
         self._workers = Worker(reference), Worker(loop)
 
@@ -110,6 +112,8 @@ class Pair:
         for worker in self._workers:
             worker.send(script)
         expected, got = (ordered(script, worker.receive()) for worker in self._workers)
+        if not self.contexts:
+            expected, got = _without_contexts(expected), _without_contexts(got)
         return expected, got
 
     def difference(self, script: Script, rules: Sequence[Explanation] | None = None) -> list[str]:
@@ -159,6 +163,10 @@ def ordered(script: Script, events: list[Event]) -> list[Event]:
     return events
 
 
+def _without_contexts(events: list[Event]) -> list[Event]:
+    return [[step, lane, re.sub(r" \[[^]]*\]$", "", text)] for step, lane, text in events]
+
+
 def _diff(expected: list[Event], got: list[Event], loop: str) -> list[str]:
     texts = [[f"{step}: {text}" for step, _, text in events] for events in (expected, got)]
     return list(difflib.unified_diff(*texts, "asyncio", loop, lineterm="", n=100))
@@ -193,6 +201,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--loop", default=DEFAULT, help="module:factory (default: %(default)s)")
     parser.add_argument("--shorten", type=int, default=5, help="make so many as short as possible")
+    parser.add_argument("--no-contexts", action="store_true", help="do not compare contexts")
     parser.add_argument("--keep", type=Path, help="write differing scripts into this folder")
     parser.add_argument(
         "--results", type=Path, default=ROOT / "build/results", help="write counts into this folder"
@@ -201,6 +210,7 @@ def main() -> int:
     started = time.monotonic()
     rules = GENERATED if options.loop == DEFAULT else ()
     with Pair(options.loop, rules) as pair:
+        pair.contexts = not options.no_contexts
         differing: list[tuple[str, Script]] = []
 
         def check(script: Script) -> None:
@@ -233,6 +243,7 @@ def main() -> int:
         "net": "differential",
         "python": python,
         "loop": options.loop,
+        "contexts": not options.no_contexts,
         "scripts": counts.scripts,
         "events": counts.events,
         "explained": counts.explained,
