@@ -294,7 +294,8 @@ class Stream(Writer):
 
     def _buffer(self, recorder: Any) -> Any:
         answer = self.on("get_buffer") if self.hooks.get("get_buffer") else "buffer"
-        return {"buffer": recorder.buffer, "empty": bytearray()}.get(answer, answer)
+        # Into anything else than a memoryview asyncio's TLS loses all records but the first.
+        return {"buffer": memoryview(recorder.buffer), "empty": bytearray()}.get(answer, answer)
 
     def _sockets(self, family: int) -> None:
         if family == socket.AF_UNIX:
