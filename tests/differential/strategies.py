@@ -182,7 +182,7 @@ def _hook(kind: str, calls: list[str]) -> Strategy:
 
 
 def _tame(hook: Any) -> Any:
-    """Let get_buffer do nothing, and not leave the loop: in TLS it runs amid a step of asyncio's."""
+    """Let get_buffer do nothing, and not leave the loop: in TLS it runs amid a step."""
     call, do, error, answer = hook
     if call == "get_buffer":
         do = []

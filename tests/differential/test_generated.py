@@ -79,7 +79,7 @@ def test_asyncio_is_like_itself() -> None:
                     [[0, "far_send", 1], ["loop", "soon", [["loop", "soon", [], None]], None]]
                 ],
             },
-            "+1: soon #0",
+            "+1: e0.1.data_received(b'\\x1f') [open]",
         ),
         (
             "NoContextsLoop",
