@@ -27,6 +27,9 @@ PACKAGED := LICENSE-APACHE LICENSE-MIT README.md docs/guide.md \
 FREE_THREADED := 3.14 3.15
 # What the runs leave for `make compatibility`.
 RESULTS := results/$(VERSION)
+SCRIPTS ?= 2000
+SEED ?= 1
+LOOP ?= oxloop:new_event_loop
 LOCKED := $(if $(CI),--locked)
 # The Python package does without it: OpenSSL is CPython's.
 TLS := oxloop/tls
@@ -132,6 +135,9 @@ package: ## The crate as it would be published, built from its own archive
 		grep -q "/$$file\$$" target/package/contents || { echo "not in the package: $$file"; exit 1; }; \
 	done
 
+fuzz: $(VENV)/.oxloop $(VENV)/.dev ## Random scripts on asyncio and on oxloop, compared; SCRIPTS=2000 SEED=1 LOOP=uvloop:new_event_loop
+	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) --seed $(SEED) --loop $(LOOP)
+
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
@@ -155,7 +161,7 @@ fmt: $(VENV)/.dev ## Format everything
 	$(PY) -m ruff format
 
 clean: ## Remove all that was built, virtual environments too
-	rm -rf .venv .pythons results dist target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .pythons results dist target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## This list
@@ -163,7 +169,7 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance stress \
+.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance fuzz stress \
 	test-all pythons compatibility check-free-threaded wheels package \
 	bench performance build fmt clean help
 

@@ -36,9 +36,12 @@ class OtherWordsLoop(asyncio.SelectorEventLoop):
 
 
 class DyingLoop(asyncio.SelectorEventLoop):
-    """Takes the process down in getnameinfo."""
+    """Takes the process down in getnameinfo and in create_server."""
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> Any:
+        os._exit(3)
+
+    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
         os._exit(3)
 
 

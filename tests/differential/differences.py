@@ -7,9 +7,11 @@ fails the test of its script, so the table cannot grow stale.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,174 @@ DIFFERENCES: list[Difference] = [
     ),
 ]
 """Of oxloop from asyncio."""
+
+
+Event = list[Any]
+"""Of a generated script: step, lane, text."""
+
+
+REPORTS = ("", "loop", "handler", "log", "left open")
+"""Lanes of what is not of one end."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An explained difference of generated scripts.
+
+    `line` is found in lines that may be there on one loop and not on the other. From where
+    `ends` is found on asyncio is no model any more: the rest of that lane is not compared.
+    `strip` is found in lines of which only its groups are compared.
+    """
+
+    example: str
+    """The script in `examples/` in which it is the only difference."""
+    reason: str
+    line: str = ""
+    ends: str = ""
+    strip: str = ""
+    kind: str = ""
+    """Only for ends of this kind, if there is one in the script."""
+    since: tuple[int, ...] = (3, 10)
+    before: tuple[int, ...] = (4,)
+
+    def concerns(self, script: dict[str, Any]) -> bool:
+        """Whether the rule is for `script`, on the running Python."""
+        applies = self.since <= sys.version_info < self.before
+        return applies and self.kind in json.dumps(script)
+
+    def apply(
+        self, script: dict[str, Any], expected: list[Event], got: list[Event]
+    ) -> tuple[list[Event], list[Event]]:
+        """Return both traces of `script` without what the rule explains."""
+        if not self.ends:
+            return self._strip(expected), self._strip(got)
+        for number, end in enumerate(script["ends"]):
+            if self.kind == end["kind"] or f'[{number}, "start_{self.kind}' in json.dumps(script):
+                expected, got = self._cut(f"e{number}", expected, got)
+        return expected, got
+
+    def _strip(self, events: list[Event]) -> list[Event]:
+        if self.line:
+            return [event for event in events if not re.search(self.line, event[2])]
+        return [
+            [step, lane, re.sub(self.strip, lambda match: "".join(match.groups("")), text)]
+            for step, lane, text in events
+        ]
+
+    def _cut(
+        self, lane: str, expected: list[Event], got: list[Event]
+    ) -> tuple[list[Event], list[Event]]:
+        lines: list[str] = []
+        for step, where, text in expected:
+            if where == lane:
+                lines.append(text)
+                if re.search(self.ends, "\n".join(lines)):
+                    return (
+                        self._until(expected, step, lane, len(lines)),
+                        self._until(got, step, lane, len(lines)),
+                    )
+        return expected, got
+
+    @staticmethod
+    def _until(events: list[Event], last: int, lane: str, count: int) -> list[Event]:
+        """Return `events` with less than `count` of `lane`, and without later reports."""
+        kept = []
+        for event in events:
+            count -= event[1] == lane
+            gone = event[1] == lane and count <= 0
+            if not gone and not (event[1] in REPORTS and event[0] >= last):
+                kept.append(event)
+        return kept
+
+
+GENERATED: list[Explanation] = [
+    Explanation(
+        "datagram_closed_sendto",
+        "a late call does nothing",
+        line=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception"
+        r"|address must be tuple, not NoneType'\), .*'Fatal write error on datagram",
+        kind="datagram",
+    ),
+    Explanation(
+        "datagram_received_raises",
+        "the report says which callback raised",
+        strip=r"message: .Exception in callback .*$",
+        kind="datagram",
+    ),
+    Explanation(
+        "closed_writelines",
+        "arguments are checked on closed transports, too, as by write",
+        line=r"writelines raised TypeError",
+        kind="stream",
+        since=(3, 12),
+    ),
+    Explanation(
+        "gathered_then_blocked",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(\.resume_writing\(.*|\.connection_lost\(None\).*) \[[^]]*\]$",
+        kind="stream",
+    ),
+    Explanation(
+        "write_pipe_aborted_twice",
+        "connection_lost is told once",
+        line=r"(exception handler: .*|abort raised )AttributeError\(\"'NoneType' object has no "
+        r"attribute '(close|_remove_reader)'",
+        kind="write_pipe",
+    ),
+    Explanation(
+        "eof_received_leaves",
+        "the end of the stream is told once",
+        ends=r"(?s)\.eof_received\(\).*\.eof_received\(\)",
+        kind="stream",
+    ),
+    Explanation(
+        "read_pipe_raises",
+        "no handle is made for each event",
+        strip=r"(exception handler: \{exception: \w+).*$",
+        kind="_pipe",
+    ),
+    Explanation(
+        "tls_write_after_reset",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*) \[[^]]*\]$",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_late_calls",
+        "a late call does nothing, or what it does when the connection is open",
+        ends=r" raised AttributeError\(\"'NoneType' object has no attribute '_\w+'",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_late_limits",
+        "nobody is told to pause who has been told that the connection is lost",
+        line=r"'NoneType' object has no attribute 'pause_writing'",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_read_and_reset",
+        "is_closing sees that the transport below is closing, as newer releases of asyncio do",
+        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
+        kind="tls",
+        before=(3, 14),
+    ),
+    Explanation(
+        "tls_closed_twice",
+        "asyncio forgets its protocol at the second close, and abort does nothing then",
+        ends=r"(?s)(\.close\(\)|waits for ever).*\.close\(\) ",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_closed_writelines",
+        "writes of nothing do not count as writes to a closed connection",
+        line=r"log WARNING 'SSL connection is closed'",
+        kind="tls",
+    ),
+    Explanation(
+        "tls_wrong_lines",
+        "asyncio queues what is no data, and fails later",
+        ends=r"writelines\((\[b'x', 3\]|None|3|'text')",
+        kind="tls",
+    ),
+]
+"""Of oxloop from asyncio, in generated scripts."""

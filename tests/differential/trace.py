@@ -382,7 +382,9 @@ _PLAIN = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"0x[0-9a-f]{6,}", "0x"),
+        (r"<[\w.]*SSLProtocol object at 0x>", "<SSLProtocol>"),
         (r"\bfd=\d+", "fd=N"),
+        (r"\bname=\d+ mode=", "name=N mode="),
         (r"\bwhen=[\d.]+", "when=T"),
         (r"<[\w.]*Transport\b", "<Transport"),
         (r"<[\w.]*(EventLoop|Loop)\b", "<Loop"),

@@ -152,16 +152,19 @@ pub(crate) fn timed_io<R>(
 }
 
 /// Tells the exception handler of what a call for the selector's event raised, as a handle's call
-/// is reported; `callback` is what the program sees of it, and `source` where it began.
+/// is reported; `callback` is what the program sees of it, `context` where it ran (the present one
+/// if `None`), and `source` where it began.
 #[cold]
 pub(crate) fn report_io(
     event_loop: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
+    context: Option<Py<PyAny>>,
     source: Option<Bound<'_, PyAny>>,
     error: PyErr,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    let context = Captured::Own(context::copy_current(py)?);
+    let context = context.map_or_else(|| context::copy_current(py), Ok)?;
+    let context = Captured::Own(context);
     let handle = RawHandle::new(event_loop.as_any(), callback, PyTuple::empty(py), context)?;
     if let Some(source) = source {
         handle.set_source_traceback(source)?;

@@ -77,11 +77,22 @@ pub(super) trait Caller {
     }
 
     /// Writing goes on later: in the context of now.
-    fn note_writer(&self, cx: &Bound<'_, BaseLoop>) {
+    fn note_writer(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
         // Without memory for a context the callbacks run in the loop's own.
-        let context = context::copy_current(cx.py()).ok();
+        let context = match noticed {
+            Failure::Flush => self.copy_own(cx.py()),
+            _ => context::copy_current(cx.py()).map(Some),
+        };
+        let context = context.unwrap_or_default();
         let old = std::mem::replace(&mut self.parts().lock().write_context, context);
         drop(old);
+    }
+
+    /// Once the writer's context is left the connection's own is the next best. A copy, as a
+    /// callback may be running in it.
+    fn copy_own(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let known = self.parts().lock().read_context.as_ref().map(|c| c.clone_ref(py));
+        known.map(|known| context::copy(known.bind(py))).transpose()
     }
 
     /// Calls `f` in the context in which asyncio notices such a failure.
@@ -94,12 +105,8 @@ pub(super) trait Caller {
         let kind = match failure {
             Failure::Write => return f(),
             Failure::Flush => {
-                // The writer's context is left already: the connection's own is the next best. A
-                // copy, as a callback may be running in it.
                 let py = cx.py();
-                let known = self.parts().lock().read_context.as_ref().map(|c| c.clone_ref(py));
-                let Some(known) = known else { return f() };
-                let copy = context::copy(known.bind(py))?;
+                let Some(copy) = self.copy_own(py)? else { return f() };
                 return context::run(copy.bind(py), f);
             }
             Failure::Watch | Failure::Read => Kind::Read,
@@ -240,7 +247,7 @@ impl StreamHandler<PyFace> for StreamRef {
                 }
                 Err(error) => {
                     let message = "Fatal error: protocol.eof_received() call failed.";
-                    self.fatal_error(cx, error, message)?;
+                    self.callback_failed(cx, error, message)?;
                 }
             }
             self.close(cx)
@@ -257,8 +264,8 @@ impl StreamHandler<PyFace> for StreamRef {
         self.call_resume_writing(cx)
     }
 
-    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        self.note_writer(cx);
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
+        self.note_writer(cx, noticed);
     }
 
     fn drained(&self, cx: &Bound<'_, BaseLoop>) {
@@ -318,7 +325,7 @@ impl StreamRef {
             if let Ok(protocol) = protocol.cast_exact::<SslProtocol>() {
                 return match Layer(protocol).received(cx, data.as_any()) {
                     Ok(()) => Ok(()),
-                    Err(error) => self.fatal_error(cx, error, BUFFER_UPDATED_FAILED),
+                    Err(error) => self.callback_failed(cx, error, BUFFER_UPDATED_FAILED),
                 };
             }
             let name = intern!(protocol.py(), "data_received");
@@ -326,7 +333,7 @@ impl StreamRef {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     let message = "Fatal error: protocol.data_received() call failed.";
-                    self.fatal_error(cx, error, message)
+                    self.callback_failed(cx, error, message)
                 }
             }
         });
@@ -347,7 +354,7 @@ impl StreamRef {
                 return match fed {
                     Ok(()) => Ok(received),
                     Err(error) => {
-                        self.fatal_error(cx, error, BUFFER_UPDATED_FAILED).map(|()| received)
+                        self.callback_failed(cx, error, BUFFER_UPDATED_FAILED).map(|()| received)
                     }
                 };
             }
@@ -355,7 +362,7 @@ impl StreamRef {
                 Ok(buffer) => buffer,
                 Err(error) => {
                     let message = "Fatal error: protocol.get_buffer() call failed.";
-                    self.fatal_error(cx, error, message)?;
+                    self.callback_failed(cx, error, message)?;
                     return Ok(Received::NoBuffer);
                 }
             };
@@ -373,7 +380,7 @@ impl StreamRef {
                 let nbytes = count.into_pyobject(py)?;
                 let name = intern!(py, "buffer_updated");
                 if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
-                    self.fatal_error(cx, error, BUFFER_UPDATED_FAILED)?;
+                    self.callback_failed(cx, error, BUFFER_UPDATED_FAILED)?;
                 }
             }
             Ok(Received::Data(count))
@@ -385,6 +392,18 @@ impl StreamRef {
     fn close(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let this = self.0.get();
         this.engine().close_stream(cx, this.token)
+    }
+
+    /// The fatal error of a callback: what it has written before leaves first.
+    #[cold]
+    fn callback_failed(
+        &self,
+        cx: &Bound<'_, BaseLoop>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<()> {
+        self.0.get().flush(cx.py())?;
+        self.fatal_error(cx, error, message)
     }
 
     /// asyncio's `_fatal_error`: an OSError is the network's and only logged in debug mode, the

@@ -58,9 +58,12 @@ impl DatagramHandler<PyFace> for DatagramRef {
                 self.tell_error(cx, Side::Read, error)?;
             }
             Err(error) => {
-                self.inside(cx, Side::Read, intern!(py, "datagram_received"), |_| {
-                    self.fatal_error(cx, error, READ_FAILED)
-                })?;
+                self.inside(
+                    cx,
+                    self.context(py, Side::Read).as_ref(),
+                    intern!(py, "datagram_received"),
+                    |_| self.fatal_error(cx, error, READ_FAILED),
+                )?;
             }
         }
         Ok(false)
@@ -82,9 +85,12 @@ impl DatagramHandler<PyFace> for DatagramRef {
                 self.tell_error(cx, Side::Write, error)?;
             }
             Err(error) => {
-                self.inside(cx, Side::Write, intern!(py, "error_received"), |_| {
-                    self.fatal_error(cx, error, WRITE_FAILED)
-                })?;
+                self.inside(
+                    cx,
+                    self.context(py, Side::Write).as_ref(),
+                    intern!(py, "error_received"),
+                    |_| self.fatal_error(cx, error, WRITE_FAILED),
+                )?;
             }
         }
         Ok(SentOther::Failed)
@@ -109,7 +115,8 @@ impl DatagramHandler<PyFace> for DatagramRef {
 
     fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let name = intern!(cx.py(), "resume_writing");
-        self.inside(cx, Side::Write, name, |protocol| self.flow(cx, protocol, name))
+        let context = self.context(cx.py(), Side::Write);
+        self.inside(cx, context.as_ref(), name, |protocol| self.flow(cx, protocol, name))
     }
 
     fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
@@ -176,41 +183,44 @@ impl DatagramRef {
         let py = cx.py();
         // Reading it may let go of the protocol: the report needs it.
         let protocol = self.0.get().get_protocol_object(py);
-        match self.inside(cx, side, name, f) {
+        let context = self.context(py, side);
+        match self.inside(cx, context.as_ref(), name, f) {
             Err(error) if !leaves_loop(py, &error) => {
                 let transport = self.0.bind(py);
                 let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
                 let callback = callback.unwrap_or_else(|| transport.clone().into_any());
-                report_io(cx, &callback, transport.getattr_opt(SOURCE_TRACEBACK)?, error)
+                let source = transport.getattr_opt(SOURCE_TRACEBACK)?;
+                report_io(cx, &callback, context, source, error)
             }
             result => result,
         }
     }
 
     #[inline]
+    fn context(&self, py: Python<'_>, side: Side) -> Option<Py<PyAny>> {
+        let parts = self.0.get().parts.lock();
+        let context = match side {
+            Side::Read => &parts.read_context,
+            Side::Write => &parts.write_context,
+        };
+        context.as_ref().map(|context| context.clone_ref(py))
+    }
+
+    #[inline]
     fn inside<'py>(
         &self,
         cx: &Bound<'py, BaseLoop>,
-        side: Side,
+        context: Option<&Py<PyAny>>,
         name: &Bound<'py, PyString>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
     ) -> PyResult<()> {
         let py = cx.py();
         let this = self.0.get();
-        let (protocol, context) = {
-            let parts = this.parts.lock();
-            let context = match side {
-                Side::Read => &parts.read_context,
-                Side::Write => &parts.write_context,
-            };
-            let clone =
-                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (clone(&parts.protocol), clone(context))
-        };
+        let protocol = this.parts.lock().protocol.as_ref().map(|object| object.bind(py).clone());
         let Some(protocol) = protocol else { return Ok(()) };
         let call = || f(&protocol);
         let call = || match context {
-            Some(context) => context::run(&context, call),
+            Some(context) => context::run(context.bind(py), call),
             None => call(),
         };
         if cx.get().is_debug() {

@@ -97,8 +97,8 @@ impl StreamHandler<PyFace> for TransportRef {
         either!(self, transport => transport.resume_writing(cx))
     }
 
-    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        either!(self, transport => transport.writing_deferred(cx))
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
+        either!(self, transport => transport.writing_deferred(cx, noticed))
     }
 
     fn drained(&self, cx: &Bound<'_, BaseLoop>) {

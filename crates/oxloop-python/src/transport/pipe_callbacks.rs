@@ -94,8 +94,8 @@ impl StreamHandler<PyFace> for PipeRef {
         self.call_resume_writing(cx)
     }
 
-    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        self.note_writer(cx);
+    fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
+        self.note_writer(cx, noticed);
     }
 
     /// Nobody sends files by a pipe.

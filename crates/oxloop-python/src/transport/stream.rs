@@ -397,6 +397,7 @@ impl StreamTransport {
     /// Drops what is queued; `connection_lost(exc)` follows in a later turn.
     #[pyo3(signature = (exc = None))]
     fn _force_close(slf: &Bound<'_, Self>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        slf.get().flush(slf.py())?;
         Self::force_close(slf, exc)
     }
 

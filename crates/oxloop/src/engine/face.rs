@@ -117,8 +117,9 @@ pub trait StreamHandler<F: Face>: Clone {
     /// All that was queued before [`hold_writing`](super::Engine::hold_writing) is sent.
     fn drained(&self, cx: F::Context<'_>);
 
-    /// Writing continues when the descriptor is writable: in the context of this call.
-    fn writing_deferred(&self, cx: F::Context<'_>);
+    /// Writing continues when the descriptor is writable: in the context of this call, or, where
+    /// it is a [`Failure::Flush`] that did not send all, in one of the handler's choice.
+    fn writing_deferred(&self, cx: F::Context<'_>, noticed: Failure);
 
     /// A system call failed: report it and force the connection closed.
     fn failed(

@@ -228,7 +228,7 @@ impl<F: Face> Engine<F> {
         drop(guard);
         if let Some(handler) = handler {
             if deferred {
-                handler.writing_deferred(cx);
+                handler.writing_deferred(cx, Failure::Write);
             }
             if pause {
                 handler.pause_writing(cx)?;
@@ -347,7 +347,7 @@ impl<F: Face> Engine<F> {
         self.update_stream(state, token);
         drop(guard);
         if let Some(handler) = handler {
-            handler.writing_deferred(cx);
+            handler.writing_deferred(cx, failure);
         }
         Ok(())
     }

@@ -325,7 +325,7 @@ impl StreamHandler<RustFace> for StreamCell {
         Ok(())
     }
 
-    fn writing_deferred(&self, _: Cx<'_>) {}
+    fn writing_deferred(&self, _: Cx<'_>, _: Failure) {}
 
     fn drained(&self, _: Cx<'_>) {
         self.0.settle(Ok(()));

@@ -1,0 +1,572 @@
+"""What generated scripts do things to: one end the loop's, one in the script's hand.
+
+Each kind of end has methods `op_...`, the operations of scripts. An operation that does not apply
+(no such thing any more, nothing defined to compare) does nothing, in the same way on every loop:
+so any list of operations is a script, and stays one when some are taken out.
+
+An operation never lets the loop turn, except for the coroutines; what those wait for always comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import tlswire, wire
+
+if TYPE_CHECKING:
+    from .player import Player
+
+Op = list[Any]
+
+STILL = 30
+"""Turns after which a handshake in which nothing happens will not end."""
+
+BUFFERS = 200_000
+"""Bytes of the sockets' buffers, asked for."""
+ROOM = 100_000
+"""Bytes that surely fit into them; more must not lie unread where that is to be known."""
+
+STREAM_CALLS = (
+    "connection_made",
+    "data_received",
+    "buffer_updated",
+    "eof_received",
+    "pause_writing",
+    "resume_writing",
+    "connection_lost",
+)
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "value": lambda: ValueError("from a callback"),
+    "broken": lambda: BrokenPipeError(32, "from a callback"),
+    "os": lambda: OSError(5, "from a callback"),
+    "cancelled": lambda: asyncio.CancelledError("from a callback"),
+    "interrupt": lambda: KeyboardInterrupt("from a callback"),
+    "exit": lambda: SystemExit(3),
+}
+"""What callbacks raise."""
+
+WRONG: dict[str, Any] = {"none": None, "str": "text", "int": 3, "list": [b"x"], "mixed": [b"x", 3]}
+"""What no method takes."""
+
+
+def pattern(size: int, number: int) -> bytes:
+    """Return `size` bytes that tell one piece from another."""
+    return bytes((number * 31 + i) & 255 for i in range(min(size, 251))) * (size // 251 + 1)
+
+
+class End:
+    """One thing under test. `options` are of its kind; `name` is the lane of its events."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        self.player = player
+        self.trace = player.trace
+        self.loop = player.trace.loop
+        self.name = name
+        self.options = options
+        self.transport: Any = None
+        self.lost = False
+        self.hooks: dict[str, list[Op]] = {}
+        self.generation = 0
+        self.writes = 0
+
+    async def open(self) -> None:
+        """Make it, and wait until it is there."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Record what is left to see, and end it."""
+        if self.transport is not None and not self.lost:
+            self.act(self.transport.abort)
+            await self.player.settle()
+
+    def say(self, what: str, *values: Any) -> None:
+        """Record in this end's lane."""
+        self.trace(what, *values, lane=self.name)
+
+    def act(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call, and record arguments, result and exception; of a TypeError not the wording."""
+        self.say(f"{self.name}.{function.__name__}({', '.join(map(self.trace.text, args))})")
+        try:
+            result = function(*args)
+        except TypeError:
+            self.say(f"{self.name}.{function.__name__} raised TypeError")
+        except BaseException as exc:
+            self.say(f"{self.name}.{function.__name__} raised", exc)
+        else:
+            if result is not None:
+                self.say(f"{self.name}.{function.__name__} ->", result)
+            return result
+
+    def next_name(self) -> str:
+        """Return the name of another protocol."""
+        self.generation += 1
+        return f"{self.name}.{self.generation}"
+
+    def on(self, call: str, *args: Any) -> Any:
+        """Do in a callback what was asked for with `hook`: once each."""
+        if call == "connection_lost":
+            self.lost = True
+        armed = self.hooks.get(call)
+        if armed:
+            do, error, answer = armed.pop(0)
+            self.player.do_now(do)
+            if error is not None:
+                raise ERRORS[error]()
+            return answer
+        return self.options.get("keep") if call == "eof_received" else None
+
+    def op_hook(self, call: str, do: list[Op], error: str | None, answer: Any) -> None:
+        """When `call` is made the next time, do operations, then raise or return."""
+        self.hooks.setdefault(call, []).append([do, error, answer])
+
+    def op_ask(self, what: str) -> None:
+        """Call a method that only tells something."""
+        if self.transport is not None and hasattr(self.transport, what):
+            self.act(getattr(self.transport, what))
+
+    def op_extra(self, key: str) -> None:
+        if self.transport is not None:
+            self.act(self.transport.get_extra_info, key)
+
+    def op_abort(self) -> None:
+        if self.transport is not None:
+            self.act(self.transport.abort)
+
+    def op_close(self) -> None:
+        if self.transport is not None:
+            self.act(self.transport.close)
+
+    def op_limits(self, high: int | None, low: int | None) -> None:
+        if self.transport is not None:
+            self.act(self.transport.set_write_buffer_limits, high, low)
+
+
+class Writer(End):
+    """A transport that writes a stream, which the far end reads by `drain`."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        super().__init__(player, name, options)
+        self.accepted = 0
+        """Bytes written to the transport, and to its descriptor by `block`."""
+        self.got = bytearray()
+        self.told = 0
+        self.fillers: list[tuple[int, int]] = []
+        self.blocked = False
+        self.far_open = True
+        self.ended = ""
+        self.eof_written = False
+
+    @property
+    def ending(self) -> bool:
+        """Whether the far end will come to the end of the stream."""
+        return self.lost or self.eof_written or self.transport.is_closing()
+
+    def _fits(self, size: int) -> bool:
+        return self.blocked or self.accepted + size - len(self.got) <= ROOM
+
+    def op_write(self, size: int, kind: str = "bytes") -> None:
+        """Write `size` bytes as `kind`."""
+        if self.transport is not None and self._fits(size):
+            data = pattern(size, self.writes)[:size]
+            self.writes += 1
+            self.accepted += size
+            kinds: dict[str, Any] = {"bytearray": bytearray, "memoryview": memoryview}
+            self.act(self.transport.write, kinds.get(kind, bytes)(data))
+            self._send_now()
+
+    def op_writelines(self, sizes: list[int]) -> None:
+        if self.transport is not None and self._fits(sum(sizes)):
+            lines = [pattern(size, self.writes + i)[:size] for i, size in enumerate(sizes)]
+            self.writes += len(sizes)
+            self.accepted += sum(sizes)
+            self.act(self.transport.writelines, lines)
+            self._send_now()
+
+    def _send_now(self) -> None:
+        """Where the peer is gone each send counts: it makes the next one fail."""
+        if not self.far_open and not self.lost:
+            self.transport.get_write_buffer_size()
+
+    def op_wrong(self, method: str, value: str) -> None:
+        """Call a method with what it does not take."""
+        if self.transport is not None:
+            self.act(getattr(self.transport, method), WRONG[value])
+
+    def op_eof(self) -> None:
+        if self.transport is not None:
+            # TLS has none; nor does it come where the connection is closing already.
+            self.eof_written = self.transport.can_write_eof()
+            self.act(self.transport.write_eof)
+
+    def op_block(self) -> None:
+        """Fill the kernel's buffers behind the transport's back: it can send nothing now."""
+        near = self.near_fileno()
+        if (
+            self.transport is None
+            or near < 0
+            or self.blocked
+            or not self.far_open
+            or self.lost
+            or self.eof_written
+            or self.transport.is_closing()
+            or self.transport.get_write_buffer_size()
+        ):
+            return
+        size = _fill(near)
+        self.fillers.append((self.accepted, size))
+        self.accepted += size
+        self.blocked = True
+
+    async def op_drain(self) -> None:
+        """Read at the far end whatever was written, and to the end where there is one to come."""
+        if self.far_open and not self.ended and self.transport is not None:
+            idle = 0
+            while not self.ended and (len(self.got) < self.accepted or self.ending):
+                before = len(self.got), self.player.count
+                self.far_read()
+                await asyncio.sleep(0 if idle < STILL else 0.001)
+                idle = 0 if before != (len(self.got), self.player.count) else idle + 1
+                if idle > 2 * STILL:  # writes to what is ending are dropped
+                    break
+            self.blocked = False
+        self.tell()
+
+    def tell(self) -> None:
+        """Record what the far end has read since the last time."""
+        data = bytes(self.got)
+        for offset, size in reversed(self.fillers):
+            data = data[:offset] + data[offset + size :]
+        if len(data) > self.told or self.ended:
+            self.say(f"{self.name}: the far end has", data[self.told :], self.ended)
+        self.told = len(data)
+
+    def near_fileno(self) -> int:
+        """Return the descriptor of the near end, or -1 once it is closed."""
+        raise NotImplementedError
+
+    def far_read(self) -> None:
+        """Take what has come; set `ended` at the end."""
+        raise NotImplementedError
+
+
+class Stream(Writer):
+    """A connection: `how` says which call makes it."""
+
+    def __init__(self, player: Player, name: str, options: dict[str, Any]) -> None:
+        super().__init__(player, name, options)
+        self.near: Any = None
+        self.far: Any = None
+        self.server: Any = None
+        self.protocol: Any = None
+        self.finished = False
+
+    async def open(self) -> None:
+        how = self.options.get("how", "sock")
+        protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
+        if how == "serve":
+            await self._serve(protocol)
+        else:
+            making = getattr(self, f"_open_{how}")(protocol)
+            await self.trace.wait(f"{self.name}: {how}", making)
+        self.transport = protocol.transport
+        if self.near is None and self.transport is not None:
+            self.near = self.transport.get_extra_info("socket")
+
+    def new_protocol(self, buffered: int) -> Any:
+        """Return a new recording protocol with this end's hooks."""
+        name = self.next_name()
+        hooks: dict[str, Any] = {call: functools.partial(self.on, call) for call in STREAM_CALLS}
+        if not buffered:
+            return self.trace.protocol(name, **hooks)
+        recorder = self.trace.buffered(name, buffered, **hooks)
+        recorder._hooks["get_buffer"] = lambda hint: self._buffer(recorder)
+        return recorder
+
+    def _buffer(self, recorder: Any) -> Any:
+        answer = self.on("get_buffer") if self.hooks.get("get_buffer") else "buffer"
+        # Into anything else than a memoryview asyncio's TLS loses all records but the first.
+        return {"buffer": memoryview(recorder.buffer), "empty": bytearray()}.get(answer, answer)
+
+    def _sockets(self, family: int) -> None:
+        if family == socket.AF_UNIX:
+            self.near, self.far = (
+                self.trace.enter(contextlib.closing(each)) for each in socket.socketpair()
+            )
+            self.far.settimeout(wire.TIME_LIMIT)
+        else:
+            self.near, self.far = wire.pair(self.trace)
+        _widen(self.near, self.far)
+
+    def _open_sock(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_INET)
+        return self.loop.create_connection(lambda: protocol, sock=self.near)
+
+    def _open_accepted(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_INET)
+        return self.loop.connect_accepted_socket(lambda: protocol, self.near)
+
+    def _open_unix(self, protocol: Any) -> Any:
+        self._sockets(socket.AF_UNIX)
+        return self.loop.create_unix_connection(lambda: protocol, sock=self.near)
+
+    async def _open_dial(self, protocol: Any) -> Any:
+        listener = wire.listener(self.trace)
+        _widen(listener)
+        made = await self.loop.create_connection(lambda: protocol, *listener.getsockname())
+        self.far = self.trace.enter(contextlib.closing(listener.accept()[0]))
+        self.far.settimeout(wire.TIME_LIMIT)
+        return made
+
+    async def _serve(self, protocol: Any) -> None:
+        self.server = await self.loop.create_server(lambda: protocol, "127.0.0.1", 0)
+        address = self.server.sockets[0].getsockname()
+        self.far = wire.dial(self.trace, address)
+        _widen(self.far)
+        await self.player.until(lambda: protocol.transport is not None)
+
+    async def close(self) -> None:
+        await self.op_drain()
+        await super().close()
+        if self.far_open and self.transport is not None:
+            await self.op_drain()
+        if self.server is not None:
+            self.server.close()
+
+    def near_fileno(self) -> int:
+        return self.near.fileno() if self.near is not None else -1
+
+    def far_read(self) -> None:
+        if wire._poll(self.far, select.POLLIN, 0):
+            try:
+                data = self.far.recv(1 << 20)
+            except ConnectionError as exc:
+                self.ended = type(exc).__name__
+                return
+            self.got += data
+            self.ended = "" if data else "end of stream"
+
+    def op_block(self) -> None:
+        """Only of a Unix socket: TCP makes room by itself, after a while."""
+        if self.far is not None and self.far.family == socket.AF_UNIX:
+            super().op_block()
+
+    def op_reading(self, method: str) -> None:
+        if self.transport is not None:
+            self.act(getattr(self.transport, method))
+
+    def op_protocol(self, buffered: int) -> None:
+        """set_protocol, of a Protocol or of a BufferedProtocol."""
+        if self.transport is not None:
+            self.protocol = self.new_protocol(buffered)
+            self.protocol.transport = self.transport
+            self.act(self.transport.set_protocol, self.protocol)
+
+    def op_server(self, method: str) -> None:
+        """Call a method of the server, if there is one, and this Python has it."""
+        if self.server is not None and hasattr(self.server, method):
+            self.act(getattr(self.server, method))
+
+    def op_far_send(self, size: int) -> None:
+        if self._far_writes():
+            self._deliver(pattern(size, size)[:size])
+
+    def op_far_finish(self) -> None:
+        """End the stream towards the loop."""
+        if self._far_writes():
+            self.finished = True
+            with contextlib.suppress(OSError):
+                if self.near_fileno() < 0:
+                    self.far.shutdown(socket.SHUT_WR)
+                else:
+                    wire.finish(self.far, self.near)
+
+    def op_far_reset(self) -> None:
+        """Reset the connection (a Unix socket just closes)."""
+        if self.far_open and self.far is not None:
+            self.far_open = False
+            if self.far.family == socket.AF_UNIX:
+                self.far.close()
+            else:
+                wire.reset(self.far, None if self.near_fileno() < 0 else self.near)
+
+    def op_far_close(self) -> None:
+        """Close the far end, which has read all, so that it is no reset."""
+        if self.far_open and self.far is not None and not self.blocked:
+            while wire._poll(self.far, select.POLLIN, 0) and not self.ended:
+                self.far_read()
+            self.far_open = False
+            if not self.finished and self.near_fileno() >= 0 and not self.ended:
+                with contextlib.suppress(OSError):
+                    wire.finish(self.far, self.near)
+            self.far.close()
+
+    async def op_start_tls(self, role: str) -> None:
+        """Go on with TLS, which the far end does too."""
+        if (
+            self.transport is None
+            or self.lost
+            or self.transport.is_closing()
+            or not self.far_open
+            or self.finished
+            or self.eof_written
+            or self.ended
+        ):
+            return
+        await self.op_drain()
+        if self.transport.is_closing() or self.ended or self.finished:
+            return
+        ours, theirs = _contexts(role)
+        secure = Tls(self.player, self.name, {**self.options, "role": role})
+        secure.generation, secure.hooks = self.generation, self.hooks
+        secure.near, secure.far = self.near, self.far
+        secure.engine = tlswire.Far(self.far, self.near, theirs)
+        making = self.loop.start_tls(
+            self.transport,
+            self.protocol,
+            ours,
+            server_side=role == "server",
+            server_hostname=None if role == "server" else tlswire.HOST,
+        )
+        task = asyncio.ensure_future(self.trace.wait(f"{self.name}: start_tls", making))
+        await secure.shake(task)
+        secure.transport = await task
+        secure.protocol = self.protocol
+        if secure.transport is not None:
+            self.trace.name(secure.transport, f"{self.protocol.name}.tls")
+            self.protocol.transport = secure.transport
+        self.player.replace(self, secure)
+
+    def _far_writes(self) -> bool:
+        return self.far is not None and self.far_open and not self.finished
+
+    def _deliver(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if self.near_fileno() < 0 or self.lost:
+                self.far.sendall(data)
+            else:
+                wire.send(self.far, self.near, data)
+
+
+class Tls(Stream):
+    """A connection over TLS, of the `role` client or server."""
+
+    engine: Any = None
+
+    async def open(self) -> None:
+        role = self.options["role"]
+        ours, theirs = _contexts(role)
+        self._sockets(socket.AF_INET)
+        self.engine = tlswire.Far(self.far, self.near, theirs)
+        protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
+        making = tlswire.begin(self.trace, role, protocol, self.near, ours)
+        task = asyncio.ensure_future(self.trace.wait(f"{self.name}: tls {role}", making))
+        await self.shake(task)
+        self.transport = protocol.transport
+
+    async def shake(self, task: asyncio.Task[Any]) -> None:
+        """Do the far end's part of the handshake until `task` is done or nothing happens any more.
+
+        asyncio waits for ever where the protocol's connection_made raises or aborts.
+        """
+        idle = 0
+        while idle < STILL and not (task.done() and self.engine.shaken):
+            before = self.player.count
+            try:
+                heard = self.engine.listen()
+                flight = b"" if self.engine.shaken else self.engine.flight()
+            except (ssl.SSLError, ConnectionError) as exc:
+                self.say(f"{self.name}: the far end's handshake raised {type(exc).__name__}")
+                break
+            if flight:
+                self._send_raw(flight)
+            await asyncio.sleep(0)
+            idle = 0 if heard or flight or before != self.player.count else idle + 1
+        await self.player.settle()
+        if not task.done():
+            self.say(f"{self.name}: this waits for ever")
+            task.cancel()
+        await asyncio.wait([task])
+
+    def near_fileno(self) -> int:
+        return -1 if self.lost else super().near_fileno()
+
+    def op_block(self) -> None:
+        """Not here: it would break the stream of records."""
+
+    def far_read(self) -> None:
+        try:
+            data = self.engine.engine.read(1 << 20)
+        except ssl.SSLWantReadError:
+            with contextlib.suppress(ConnectionError):
+                self.engine.listen()
+                return
+            self.ended = "reset"
+        except ssl.SSLZeroReturnError:
+            self.ended = "close_notify"
+        except ssl.SSLError as exc:
+            self.ended = "end" if isinstance(exc, ssl.SSLEOFError) else str(exc.reason)
+        else:
+            self.got += data
+            self.ended = "" if data else "close_notify"
+
+    async def op_far_notice(self) -> None:
+        """Say that no more will come, in TLS, having read all."""
+        await self.op_drain()
+        if self._far_writes() and self.engine.shaken and not self.ended:
+            self._send_raw(self.engine.notice())
+
+    def op_far_garbage(self) -> None:
+        """Send what is no record."""
+        if self._far_writes():
+            self._send_raw(b"this is no record of TLS")
+
+    def op_far_close(self) -> None:
+        """Only with a reset: what lies unread at the far end is hard to know."""
+        self.op_far_reset()
+
+    async def op_start_tls(self, role: str) -> None:
+        """Not again."""
+
+    def op_far_send(self, size: int) -> None:
+        if self._far_writes() and self.engine.shaken:
+            with contextlib.suppress(OSError):
+                self._send_raw(self.engine.records(pattern(size, size)[:size]))
+
+    def _send_raw(self, data: bytes) -> None:
+        super()._deliver(data)
+
+
+@functools.cache
+def _contexts(role: str) -> Any:
+    return tlswire.contexts(role, version=tlswire.TLS13)
+
+
+def _widen(*sockets: socket.socket) -> None:
+    for sock in sockets:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFERS)
+
+
+def _fill(fd: int) -> int:
+    """Write to `fd` until it takes nothing for a while; return how many bytes it took."""
+    total = rounds = 0
+    while rounds < 3:
+        taken = 0
+        for size in (1 << 16, 4096, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += os.write(fd, bytes(size))
+        total += taken
+        rounds = 0 if taken else rounds + 1
+        time.sleep(0.0005)
+    return total

@@ -1,0 +1,236 @@
+"""Strategies for the scripts that `player` plays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from .ends import ERRORS, WRONG, Op
+from .other_ends import COMMANDS
+
+SIZES = st.sampled_from([0, 1, 2, 9, 10, 11, 63, 64, 65, 999, 1000, 1001, 4096])
+LARGE = st.sampled_from([16383, 16384, 16385, 65535, 65536, 65537])
+WRITES = SIZES | LARGE
+LIMITS = st.sampled_from(
+    [(None, None), (0, 0), (0, None), (10, None), (10, 9), (10, 10), (1000, 0), (1000, 10),
+     (64, 64), (None, 10), (None, 0), (65536, 16384), (1 << 20, None)]
+)  # fmt: skip
+WRONG_LIMITS = st.sampled_from([(1, 2), (-1, None), (None, -1), (10, 11), (-5, -6)])
+KINDS = st.sampled_from(["bytes", "bytes", "bytes", "bytearray", "memoryview"])
+READING = st.sampled_from(["pause_reading", "resume_reading"])
+ERROR = st.sampled_from([None, None, *ERRORS])
+SERVER = st.sampled_from(["close", "close_clients", "abort_clients", "is_serving", "get_loop"])
+ASK = st.sampled_from(
+    ["is_closing", "get_write_buffer_size", "get_write_buffer_limits", "is_reading",
+     "can_write_eof", "get_protocol", "get_returncode"]
+)  # fmt: skip
+EXTRA = st.sampled_from(["peername", "sockname", "sslcontext", "pipe", "nothing"])
+BUFFERED = st.sampled_from([0, 0, 1, 16, 64, 5000])
+
+Strategy = st.SearchStrategy[Any]
+
+
+def _op(name: str, *args: Strategy) -> Strategy:
+    return st.tuples(st.just(name), *args).map(list)
+
+
+def _weighted(*pairs: tuple[int, Strategy]) -> Strategy:
+    """Return one of the strategies; `one_of` would weigh them all, and those within, the same."""
+    choices = [strategy for weight, strategy in pairs for _ in range(weight)]
+    return st.integers(0, len(choices) - 1).flatmap(choices.__getitem__)
+
+
+ANY_END = [
+    (2, _op("close")),
+    (1, _op("abort")),
+    (2, _op("ask", ASK)),
+    (1, _op("extra", EXTRA)),
+]
+
+WRITING = [
+    (6, _op("write", WRITES, KINDS)),
+    (2, _op("writelines", st.lists(WRITES, max_size=4))),
+    (1, _op("wrong", st.sampled_from(["write", "writelines"]), st.sampled_from([*WRONG]))),
+    (3, LIMITS.map(lambda pair: ["limits", *pair])),
+    (1, WRONG_LIMITS.map(lambda pair: ["limits", *pair])),
+    (1, _op("eof")),
+]
+
+READING_OPS = [(3, _op("reading", READING))]
+
+STREAM = [
+    *ANY_END,
+    *WRITING,
+    *READING_OPS,
+    (2, _op("protocol", BUFFERED)),
+    (1, _op("server", SERVER)),
+    (4, _op("block")),
+]
+
+
+def _tls_limits(pair: Any) -> Op:
+    high, low = pair
+    return ["limits", 10 if high == 0 else high, low if high else None]
+
+
+NEAR: dict[str, list[tuple[int, Strategy]]] = {
+    "stream": STREAM,
+    "tls": [
+        *ANY_END,
+        *WRITING[:3],
+        # With a high-water mark of 0 TLS is paused even if nothing waits.
+        (3, LIMITS.map(_tls_limits)),
+        (1, WRONG_LIMITS.map(lambda pair: ["limits", *pair])),
+        *READING_OPS,
+        (2, _op("protocol", BUFFERED)),
+    ],
+    "datagram": [
+        *ANY_END,
+        (6, _op("sendto", SIZES, st.sampled_from(["far", "far", "none", "wrong"]))),
+        (1, _op("wrong", st.just("sendto"), st.sampled_from([*WRONG]))),
+        (1, LIMITS.map(lambda pair: ["limits", *pair])),
+    ],
+    "read_pipe": [*ANY_END, *READING_OPS],
+    "write_pipe": [*ANY_END, *WRITING, (4, _op("block"))],
+    "child": [(1, _op("ask", ASK))],
+}
+"""What is done on the loop's side, in any callback."""
+
+FAR: dict[str, list[tuple[int, Strategy]]] = {
+    "stream": [
+        (6, _op("far_send", SIZES)),
+        (2, _op("far_finish")),
+        (1, _op("far_reset")),
+        (1, _op("far_close")),
+    ],
+    "tls": [
+        (6, _op("far_send", SIZES)),
+        (1, _op("far_finish")),
+        (1, _op("far_reset")),
+    ],
+    "datagram": [(5, _op("far_send", SIZES)), (1, _op("far_close"))],
+    "read_pipe": [(5, _op("far_send", SIZES.filter(bool))), (1, _op("far_close"))],
+    "write_pipe": [(1, _op("far_close"))],
+    "child": [],
+}
+"""What the far end does, before the loop's side in the same step."""
+
+ALONE: dict[str, list[tuple[int, Strategy]]] = {
+    "stream": [(4, _op("drain")), (1, _op("start_tls", st.sampled_from(["client", "server"])))],
+    "tls": [(4, _op("drain")), (1, _op("far_notice")), (1, _op("far_garbage"))],
+    "datagram": [(1, _op("drain"))],
+    "read_pipe": [],
+    "write_pipe": [(1, _op("drain"))],
+    "child": [
+        (4, _op("say", st.sampled_from([1, 10, 1000]))),
+        (1, _op("end")),
+        (1, _op("signal", st.sampled_from(["terminate", "kill"]))),
+        (1, _op("close")),
+    ],
+}
+"""What has a step of its own, as it lets the loop turn."""
+
+STREAM_HOOKS = ["data_received", "data_received", "buffer_updated", "eof_received",
+                "pause_writing", "resume_writing", "connection_lost", "get_buffer"]  # fmt: skip
+HOOKS: dict[str, list[str]] = {
+    "stream": STREAM_HOOKS,
+    "tls": STREAM_HOOKS,
+    "datagram": ["datagram_received", "datagram_received", "error_received", "connection_lost"],
+    "read_pipe": ["data_received", "eof_received", "connection_lost"],
+    "write_pipe": ["pause_writing", "resume_writing", "connection_lost"],
+    "child": ["pipe_data_received", "pipe_connection_lost", "process_exited", "connection_lost"],
+}
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Any:
+    """Return a script."""
+    ends = draw(st.lists(_end(), min_size=1, max_size=3))
+    steps = draw(st.lists(_step([end["kind"] for end in ends]), min_size=1, max_size=14))
+    return {"ends": ends, "steps": steps}
+
+
+def _end() -> Strategy:
+    stream = st.fixed_dictionaries(
+        {
+            "kind": st.just("stream"),
+            "how": st.sampled_from(
+                ["sock", "sock", "unix", "unix", "unix", "dial", "serve", "accepted"]
+            ),
+        },
+        optional={"buffered": BUFFERED, "keep": st.booleans(), "hooks": _first_hooks("stream")},
+    )
+    tls = st.fixed_dictionaries(
+        {"kind": st.just("tls"), "role": st.sampled_from(["client", "server"])},
+        optional={"buffered": BUFFERED, "keep": st.booleans(), "hooks": _first_hooks("tls")},
+    )
+    datagram = st.fixed_dictionaries({"kind": st.just("datagram"), "connected": st.booleans()})
+    pipe = st.sampled_from(["read_pipe", "write_pipe"]).map(lambda kind: {"kind": kind})
+    child = st.sampled_from([*COMMANDS]).map(lambda name: {"kind": "child", "command": name})
+    return _weighted((12, stream), (4, tls), (3, datagram), (3, pipe), (1, child))
+
+
+def _first_hooks(kind: str) -> Strategy:
+    return st.lists(_hook(kind, ["connection_made"]), max_size=1)
+
+
+def _hook(kind: str, calls: list[str]) -> Strategy:
+    answer = st.sampled_from([None, True, False, "empty"] if kind in ("stream", "tls") else [None])
+    do = st.lists(_weighted(*NEAR[kind]), max_size=3).map(lambda ops: [[0, *op] for op in ops])
+    return st.tuples(st.sampled_from(calls), do, ERROR, answer).map(_tame)
+
+
+def _tame(hook: Any) -> Any:
+    """Let get_buffer do nothing, and not leave the loop: in TLS it runs amid a step."""
+    call, do, error, answer = hook
+    if call == "get_buffer":
+        do = []
+        error = "value" if error in ("interrupt", "exit") else error
+    return [call, do, error, answer]
+
+
+def _near(number: int, kind: str) -> Strategy:
+    return _weighted(*NEAR[kind]).map(lambda op: [number, *op])
+
+
+def _hooked(number: int, kind: str) -> Strategy:
+    def place(hook: list[Any]) -> Op:
+        call, do, error, answer = hook
+        return [number, "hook", call, [[number, *op[1:]] for op in do], error, answer]
+
+    return _hook(kind, HOOKS[kind]).map(place)
+
+
+def _step(kinds: list[str]) -> Strategy:
+    """Return a step: operations of the far ends, then some of the loop's side; or one alone."""
+    ends = list(enumerate(kinds))
+    near = _weighted(*((1, _near(*end)) for end in ends))
+    loop = _weighted(
+        (3, _op("soon", st.lists(near, max_size=2), ERROR)),
+        (1, _op("threadsafe", st.lists(near, max_size=1), ERROR)),
+        (2, _op("later", st.integers(-1, 2), st.lists(near, max_size=2), ERROR)),
+        (2, _op("cancel", st.integers(0, 3))),
+        (1, _op("task", st.integers(0, 3), ERROR)),
+    ).map(lambda op: ["loop", *op])
+    hooked = _weighted(*((1, _hooked(*end)) for end in ends))
+    far = [
+        _weighted(*FAR[kind]).map(lambda op, n=number: [n, *op])
+        for number, kind in ends
+        if FAR[kind]
+    ]
+    alone = [
+        _weighted(*ALONE[kind]).map(lambda op, n=number: [[n, *op]])
+        for number, kind in ends
+        if ALONE[kind]
+    ]
+    mixed = st.tuples(
+        st.lists(_weighted(*((1, one) for one in far)), max_size=2) if far else st.just([]),
+        st.lists(_weighted((4, near), (2, hooked), (1, loop)), max_size=4),
+    ).map(lambda pair: [*pair[0], *pair[1]])
+    connect = _op(
+        "connect",
+        st.sampled_from(["refused", "silent", "there", "there"]),
+        st.sampled_from([None, 0, 1, 2]),
+    ).map(lambda op: [["loop", *op]])
+    return _weighted((24, mixed), *((7, one) for one in alone), (1, connect))

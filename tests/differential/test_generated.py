@@ -1,0 +1,102 @@
+"""Generated scripts happen on the loop under test as on asyncio: a fixed set, and those kept.
+
+The loop under test is OXLOOP_TEST_LOOP (`module:factory`), oxloop by default. A script that differs
+is made shorter and shown; put it into `examples/`, so that it is played from then on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .compare import DEFAULT, REFERENCE
+from .differences import GENERATED, Explanation
+from .generate import EXAMPLES, Pair, generated
+from .player import Script
+from .test_differential import CROOKED, LOOP
+
+SEEDS = range(3)
+SCRIPTS = 100
+"""For each seed."""
+
+KEPT = sorted(EXAMPLES.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with Pair(LOOP, GENERATED) as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_generated(pair: Pair, seed: int) -> None:
+    def check(script: Script) -> None:
+        diff = pair.difference(script)
+        assert not diff, "\n".join([json.dumps(script), *diff])
+
+    generated(SCRIPTS, seed, check)
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
+def test_kept(pair: Pair, file: Path) -> None:
+    diff = pair.difference(json.loads(file.read_text()))
+    assert not diff, "\n".join(diff)
+
+
+@pytest.mark.parametrize("rule", GENERATED, ids=lambda rule: rule.example)
+def test_every_rule_has_an_example(pair: Pair, rule: Explanation) -> None:
+    """Without the rule its example differs, on the Pythons that it names."""
+    script = json.loads((EXAMPLES / f"{rule.example}.json").read_text())
+    if LOOP != DEFAULT or not rule.concerns(script):
+        pytest.skip("a rule of another loop or Python")
+    rules = [other for other in GENERATED if other is not rule]
+    assert pair.difference(script, rules)
+
+
+def test_asyncio_is_like_itself() -> None:
+    with Pair(REFERENCE) as pair:
+
+        def check(script: Script) -> None:
+            assert not pair.difference(script)
+
+        generated(20, 7, check)
+    assert pair.counts.scripts >= 20
+    assert pair.counts.events > 100
+    assert pair.counts.unsteady == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "script", "seen"),
+    [
+        (
+            "IoFirstLoop",
+            {
+                "ends": [{"kind": "stream"}],
+                "steps": [
+                    [[0, "far_send", 1], ["loop", "soon", [["loop", "soon", [], None]], None]]
+                ],
+            },
+            "+1: e0.1.data_received(b'\\x1f') [open]",
+        ),
+        (
+            "NoContextsLoop",
+            {"ends": [{"kind": "stream"}], "steps": [[[0, "close"]]]},
+            "+1: e0.1.connection_lost(None) closing [-]",
+        ),
+        (
+            "DyingLoop",
+            {"ends": [{"kind": "stream", "how": "serve"}], "steps": []},
+            "+0: ended with 3: ",
+        ),
+    ],
+)
+def test_a_crooked_loop_is_seen(loop: str, script: Script, seen: str) -> None:
+    with Pair(f"{CROOKED}:{loop}") as pair:
+        assert seen in pair.difference(script)
+        longer = {**script, "steps": [[], *script["steps"], [[0, "drain"]]]}
+        assert len(pair.shorter(longer)["steps"]) <= len(script["steps"])
+        # Whatever became of the process, the next script is played.
+        assert len(pair.traces(script)[0]) > 1
