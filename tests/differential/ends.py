@@ -305,6 +305,8 @@ class Stream(Writer):
             self.far.settimeout(wire.TIME_LIMIT)
         else:
             self.near, self.far = wire.pair(self.trace)
+            # asyncio does so only where the socket names its protocol; the peer's ACK may be slow.
+            self.near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         _widen(self.near, self.far)
 
     def _open_sock(self, protocol: Any) -> Any:

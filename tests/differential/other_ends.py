@@ -247,6 +247,11 @@ class Child(End):
             self.act(self.transport.get_returncode)
             self.transport.close()
 
+    def op_ask(self, what: str) -> None:
+        """Not for the code before the exit is waited for: it comes when it comes."""
+        if what != "get_returncode" or self.exited:
+            super().op_ask(what)
+
     def _running(self) -> bool:
         return self.transport is not None and not self.exited
 
