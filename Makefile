@@ -85,6 +85,9 @@ conformance: $(VENV)/.oxloop ## CPython's own asyncio tests, run on oxloop
 		echo "NOT RUN: $(PYTHON) has no test package (Debian: apt install libpython3-testsuite)"; \
 	fi
 
+test-frameworks: $(VENV)/.oxloop ## The test suites of aiohttp, uvicorn and others, on both loops; SUITES="uvicorn"
+	$(PY) -m tests.frameworks.upstream $(SUITES)
+
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
@@ -108,16 +111,16 @@ fmt: $(VENV)/.dev ## Format everything
 	$(PY) -m ruff format
 
 clean: ## Remove all that was built, virtual environments too
-	rm -rf .venv target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build target benches/loadgen/target benches/results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance stress \
-	bench performance build fmt clean help
+.PHONY: demo test lint lint-rust lint-py test-rust test-py pytest servers conformance \
+	test-frameworks stress bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
 $(VENV)/.pip:
