@@ -148,7 +148,33 @@ def judge(reports: list[Any]) -> tuple[str, str]:
     return "passed", ""
 
 
+def tell_blockbuster() -> None:
+    """Let what asyncio may do pass with oxloop too: blockbuster knows it by asyncio's file names.
+
+    docs/differences.md has the same names.
+    """
+    try:
+        import blockbuster
+    except ImportError:
+        return
+    init = blockbuster.BlockBuster.__init__
+
+    def telling_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for function, file, callers in (
+            ("os.read", "oxloop/_subprocesses.py", {"subprocess_exec", "subprocess_shell"}),
+            ("os.sendfile", "oxloop/_sendfile.py", {"_sendfile"}),
+            ("os.stat", "oxloop/_unix.py", {"remove_stale", "_remover", "remove"}),
+            ("os.unlink", "oxloop/_unix.py", {"remove"}),
+        ):
+            self.functions[function].can_block_in(file, callers)
+
+    blockbuster.BlockBuster.__init__ = telling_init
+
+
 LOOPS = select(CONFIG["loop"])
+if CONFIG["loop"].startswith("oxloop"):
+    tell_blockbuster()
 
 
 def pytest_configure(config: Any) -> None:
