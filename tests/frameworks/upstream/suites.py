@@ -260,6 +260,16 @@ SUITES = (
         ),
         extras="bcrypt",
         requirements=("aiofiles",),
+        expected={
+            f"tests/test_connection.py::_TestConnection::{test}": (
+                "replaces asyncio.BaseEventLoop.create_connection, which is not oxloop's"
+            )
+            for test in (
+                "test_connect_timeout_exceeded",
+                "test_connect_timeout_exceeded_string",
+                "test_connect_timeout_exceeded_tunnel",
+            )
+        },
         left_out=_if_root(
             "tests/test_connection.py::_TestConnection::test_known_hosts_not_readable",
             "tests/test_sftp.py::_TestSCP::test_get_not_permitted",
