@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,6 +10,8 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.conformance.processes import kill_session
 
 from .environments import Environment
 from .suites import Suite
@@ -120,7 +121,7 @@ def _process(
             except subprocess.TimeoutExpired:
                 status = None
             finally:
-                _kill_session(process)
+                kill_session(process)
         running, end = _read(results, session)
     if running is not None:
         session.tests[running] = Outcome("failed", _cause_of_death(status))
@@ -170,10 +171,3 @@ def _cause_of_death(status: int | None) -> str:
     if status < 0:
         return f"crashed: {signal.Signals(-status).name}"
     return f"hung, or left the process: status {status}"
-
-
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    """End pytest and whatever its tests started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
