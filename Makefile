@@ -138,6 +138,9 @@ package: ## The crate as it would be published, built from its own archive
 fuzz: $(VENV)/.oxloop $(VENV)/.dev ## Random scripts on asyncio and on oxloop, compared; SCRIPTS=2000 SEED=1 LOOP=uvloop:new_event_loop
 	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) --seed $(SEED) --loop $(LOOP)
 
+test-frameworks: $(VENV)/.oxloop ## The test suites of aiohttp, uvicorn and others, on both loops; SUITES="uvicorn"
+	$(PY) -m tests.frameworks.upstream $(SUITES)
+
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) $(PY) -m pytest tests/resources/test_connect_stress.py
@@ -169,7 +172,7 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance fuzz stress \
+.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance fuzz test-frameworks stress \
 	test-all pythons compatibility check-free-threaded wheels package \
 	bench performance build fmt clean help
 

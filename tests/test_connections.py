@@ -17,6 +17,7 @@ from .support import (
     descriptors,
     hops,
     listen,
+    module_of,
     skip_stock_bug,
     tcp_pair,
     until,
@@ -336,6 +337,32 @@ class TestExistingSocket:
             assert await protocol.received(5) == b"early"
             transport.close()
             await protocol.lost()
+
+    async def test_of_a_class_that_overrides_its_calls(self, loop, loop_spec):
+        used = []
+
+        class Noting(socket.socket):
+            def recv(self, *arguments):
+                used.append("recv")
+                return super().recv(*arguments)
+
+            def send(self, *arguments):
+                used.append("send")
+                return super().send(*arguments)
+
+        ours, theirs = tcp_pair()
+        with theirs:
+            peer = Peer(theirs)
+            ours = Noting(fileno=ours.detach())
+            transport, protocol = await loop.create_connection(Recorder, sock=ours)
+            transport.write(b"ping")
+            assert await peer.read(4) == b"ping"
+            peer.send(b"pong")
+            assert await protocol.received(4) == b"pong"
+            transport.close()
+            await protocol.lost()
+        # A difference: ours makes the system calls itself.
+        assert set(used) == ({"recv", "send"} if module_of(loop_spec) == "asyncio" else set())
 
     async def test_connected_by_the_caller(self, loop, listener):
         sock = socket.create_connection(listener.getsockname())

@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import ssl
+import sys
 
 import pytest
 
@@ -167,6 +168,33 @@ class TestArguments:
 
 
 class TestReceiving:
+    async def test_socket_replaced_in_its_module(self, loop, loop_spec):
+        # In a process of its own, as whoever uses sockets first may remember the class.
+        code = f"""
+import asyncio, importlib, socket
+
+async def main():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    socket.socket = lambda *arguments, **options: None
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(ours, b"ping")
+    assert theirs.recv(4) == b"ping"
+    theirs.send(b"pong")
+    print(await loop.sock_recv(ours, 4))
+
+module, _, name = {loop_spec!r}.partition(":")
+loop = getattr(importlib.import_module(module), name)()
+loop.run_until_complete(main())
+loop.close()
+"""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await child.communicate()
+        assert output == b"b'pong'\n"
+        assert child.returncode == 0
+
     @pytest.mark.parametrize("waits", [False, True])
     async def test_sock_recv(self, loop, pair, waits):
         if waits:

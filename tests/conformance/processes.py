@@ -17,7 +17,7 @@ from typing import Any
 from . import skips
 from .modules import Module
 
-__all__ = ["ModuleResult", "Options", "TestResult", "run_module"]
+__all__ = ["ModuleResult", "Options", "TestResult", "kill_session", "run_module"]
 
 #: So many tests may hang or crash before the rest of their module is given up.
 _MAX_DEATHS = 5
@@ -154,7 +154,7 @@ class _Run:
                 except subprocess.TimeoutExpired:
                     status = None
                 finally:
-                    _kill_session(process)
+                    kill_session(process)
             running, ended = self._read(results)
             if ended and status == 0:
                 return True
@@ -206,7 +206,7 @@ def _import_path() -> list[str]:
     return [str(Path(__file__).parents[2]), *(os.path.abspath(entry) for entry in sys.path)]
 
 
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
+def kill_session(process: subprocess.Popen[bytes]) -> None:
     """End the worker and whatever its tests started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,16 +1,18 @@
-//! Python's functions that native code calls at any time. They are looked up when the module is
+//! Python's functions and classes that native code uses at any time. They are looked up when the module is
 //! imported: nothing can be imported any more while the interpreter shuts down, when `__del__`
 //! methods still use loops and transports.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// The functions, each under its name.
+/// Each under its name.
 pub(crate) struct Imports {
     /// `sys._getframe`
     pub(crate) getframe: Py<PyAny>,
     /// `os.strerror`
     pub(crate) strerror: Py<PyAny>,
+    /// `socket.socket`; programs and their tests put something else in its place.
+    pub(crate) socket: Py<PyAny>,
     /// `warnings.warn`
     pub(crate) warn: Py<PyAny>,
     /// `asyncio.log.logger`
@@ -33,6 +35,7 @@ pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
         PyResult::Ok(Imports {
             getframe: get("sys", "_getframe")?,
             strerror: get("os", "strerror")?,
+            socket: get("socket", "socket")?,
             warn: get("warnings", "warn")?,
             logger: get("asyncio.log", "logger")?,
             format_handle: get("asyncio.base_events", "_format_handle")?,

@@ -4,11 +4,12 @@ use super::{BaseLoop, scheduling, watchers};
 use crate::error::os_error;
 use crate::ffi::template::Captured;
 use crate::ffi::{bytes, calls, context};
+use crate::imports::imports;
 use oxloop::engine::{Descriptor, Side};
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyCFunction, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyCFunction, PyTuple};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
@@ -60,9 +61,8 @@ pub(super) fn send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyRe
 /// The descriptor of a `socket.socket`; `None` for any other object, also of a subclass, which
 /// may have methods of its own.
 pub(crate) fn plain(sock: &Bound<'_, PyAny>) -> PyResult<Option<Descriptor>> {
-    static SOCKET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = sock.py();
-    if !sock.get_type().is(SOCKET.import(py, "socket", "socket")?) {
+    if !sock.get_type().is(imports(py)?.socket.bind(py)) {
         return Ok(None);
     }
     let number: i32 = calls::method(sock, pyo3::intern!(py, "fileno"), [])?.extract()?;

@@ -1,0 +1,82 @@
+"""Runs the suites of other projects: ``python -m tests.frameworks.upstream --help``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+from . import report, sessions
+from .environments import BUILD, prepare
+from .sessions import LOOPS, Session
+from .suites import SUITES, Suite
+
+_AGAIN = 2
+"""How often a test that does worse on oxloop is run again, alone."""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.frameworks.upstream",
+        description="Run the test suites of other projects on asyncio and on oxloop, and compare.",
+    )
+    names = [suite.name for suite in SUITES]
+    parser.add_argument("suites", nargs="*", help=f"of {', '.join(names)} (all if none is given)")
+    parser.add_argument("-k", dest="only", default="", help="tests whose name contains this")
+    arguments = parser.parse_args()
+    unknown = set(arguments.suites).difference(names)
+    if unknown:
+        parser.error(f"no suite {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def main() -> int:
+    """Run them; 0 when whatever passes on asyncio passes on oxloop, else 1."""
+    arguments = _arguments()
+    status = 0
+    for suite in SUITES:
+        if arguments.suites and suite.name not in arguments.suites:
+            continue
+        started = time.monotonic()
+        try:
+            good = _run(suite, arguments.only)
+        except (LookupError, OSError) as error:
+            print(f"{suite.title}: NOT RUN: {error}")
+            good = False
+        except subprocess.CalledProcessError as error:
+            print(f"{suite.title}: NOT RUN: {' '.join(error.cmd)}\n{error.output}")
+            good = False
+        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+        status = status if good else 1
+    return status
+
+
+def _run(suite: Suite, only: str) -> bool:
+    """Run one suite on both loops; whether oxloop does as well."""
+    environment = prepare(suite)
+    logs = BUILD / "upstream" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Session] = {}
+    for loop in LOOPS:
+        log = logs / f"{suite.name}-{sys.version_info[0]}.{sys.version_info[1]}-{loop}.log"
+        log.unlink(missing_ok=True)
+        done[loop] = sessions.run(suite, environment, loop, log, matching=only)
+    verdict = report.compare(suite, done["asyncio"], done["oxloop"], whole=not only)
+    log = logs / f"{suite.name}-{sys.version_info[0]}.{sys.version_info[1]}-again.log"
+    log.unlink(missing_ok=True)
+    for _ in range(_AGAIN if verdict.worse else 0):
+        again = sessions.run(suite, environment, "oxloop", log, only=verdict.worse)
+        better = [name for name in verdict.worse if name in again.named("passed")]
+        verdict.unsteady += better
+        verdict.worse = [name for name in verdict.worse if name not in better]
+        if not verdict.worse:
+            break
+    report.print_verdict(suite, done, verdict)
+    if not only:
+        report.write(suite, done, verdict)
+    return verdict.good
+
+
+if __name__ == "__main__":
+    sys.exit(main())
