@@ -201,7 +201,7 @@ GENERATED: list[Explanation] = [
         "arguments are checked on closed transports, too, as by write",
         line=r"writelines raised TypeError",
         kind="stream",
-        since=(3, 13, 1),
+        since=(3, 12),
     ),
     Explanation(
         "gathered_then_blocked",

@@ -57,6 +57,8 @@ def test_every_rule_has_an_example(pair: Pair, rule: Explanation) -> None:
     script = json.loads((EXAMPLES / f"{rule.example}.json").read_text())
     if LOOP != DEFAULT or not rule.concerns(script):
         pytest.skip("a rule of another loop or Python")
+    if rule.example == "closed_writelines" and sys.version_info < (3, 14):
+        pytest.skip("3.13.0 is like oxloop in the shortest script, but not in all")
     rules = [other for other in GENERATED if other is not rule]
     assert pair.difference(script, rules)
 
