@@ -90,7 +90,7 @@ DIFFERENCES: list[Difference] = [
     Difference(
         "resources",
         "unclosed_loop",
-        # One descriptor of asyncio's loop (its epoll) is sometimes open still here; why is not known.
+        # asyncio's loop has its epoll descriptor open still, sometimes; why is not known.
         r"warned 'ResourceWarning: unclosed event'|files \d",
         "in no reference cycle, the loop is freed, and warns, when the last reference goes",
     ),
