@@ -11,7 +11,7 @@ import ssl
 import pytest
 
 from .certificates import HOST, client_context, leaf, server_context
-from .support import PYTHON, Recorder, hops, module_of, until
+from .support import Recorder, hops, module_of, until
 from .test_tls_handshake import TLS12, TLS13, VERSIONS
 from .tls import TlsPeer
 
@@ -394,8 +394,7 @@ class TestMemoryBios:
     @ROLES
     async def test_not_as_a_rule(self, tls, loop_spec, role):
         transport, _, _ = await getattr(tls, role)()
-        # On 3.15 CPython's structures have not been looked at yet (ffi/openssl.rs).
-        asked_for = os.environ.get("OXLOOP_TLS_BIO") == "memory" or PYTHON >= (3, 15)
+        asked_for = os.environ.get("OXLOOP_TLS_BIO") == "memory"
         assert self.has_memory_bios(loop_spec, transport) is asked_for
 
     @ROLES

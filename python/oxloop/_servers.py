@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import itertools
 import socket
@@ -38,6 +39,8 @@ class Server(base_events.Server):
     _protocol_factory: Callable[[], asyncio.BaseProtocol]
     _backlog: int
     _serving: bool
+    # asyncio.Server has it from 3.15 on.
+    _context: contextvars.Context
 
     def __init__(
         self,
@@ -71,9 +74,12 @@ class Server(base_events.Server):
         self._serving = True
         for sock in self._sockets:
             sock.listen(self._backlog)
-            self._loop._start_serving(
-                self._protocol_factory, sock, self, self._backlog, self._secure
-            )
+            arguments = self._protocol_factory, sock, self, self._backlog, self._secure
+            # The connections' contexts are copies of the one in which serving is started.
+            if sys.version_info >= (3, 15):
+                self._context.run(self._loop._start_serving, *arguments)
+            else:
+                self._loop._start_serving(*arguments)
 
     def close(self) -> None:
         """Stops accepting and closes the listening sockets; connections stay open."""

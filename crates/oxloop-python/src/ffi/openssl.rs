@@ -240,7 +240,8 @@ impl OpenSsl {
 /// Looks for OpenSSL's functions, and makes the BIO_METHOD.
 fn load(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     // Where Python has no global lock, or is newer than the layouts that were looked at.
-    if cfg!(any(Py_GIL_DISABLED, Py_3_15))
+    if cfg!(Py_GIL_DISABLED)
+        || py.version_info() >= (3, 16)
         || std::env::var_os(SWITCH).is_some_and(|s| s == "memory")
     {
         return Ok(None);

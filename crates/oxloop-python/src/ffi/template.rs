@@ -100,10 +100,10 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 
 /// Looks for the pointers among words that every supported CPython has there.
 fn find_places(py: Python<'_>) -> PyResult<Option<Places>> {
-    /// PyThreadState is longer than this in each of 3.10 - 3.14, and `context` stands before it.
+    /// PyThreadState is longer than this in each of 3.10 - 3.15, and `context` stands before it.
     const THREAD_WORDS: usize = 31;
     // Neither structure has been looked at in a newer one.
-    if py.version_info() >= (3, 15) {
+    if py.version_info() >= (3, 16) {
         return Ok(None);
     }
     let class = py.import("contextvars")?.getattr("Context")?;

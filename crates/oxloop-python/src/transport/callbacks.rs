@@ -1,7 +1,7 @@
 //! How the engine's events become a Python protocol's callbacks, and what happens when they
 //! raise.
 
-use super::stream::{Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
+use super::stream::{ONE_CONTEXT, Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
 use super::{extra_info, sendfile};
 use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
@@ -265,7 +265,9 @@ impl StreamHandler<PyFace> for StreamRef {
     }
 
     fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
-        self.note_writer(cx, noticed);
+        if !ONE_CONTEXT {
+            self.note_writer(cx, noticed);
+        }
     }
 
     fn drained(&self, cx: &Bound<'_, BaseLoop>) {
@@ -464,7 +466,7 @@ impl StreamTransport {
         Ok(())
     }
 
-    /// Queues `_call_connection_lost(exc)`, in a copy of the present context.
+    /// Queues `_call_connection_lost(exc)`, in a copy of the present context or the one of all.
     pub(super) fn schedule_lost(
         &self,
         slf: &Bound<'_, Self>,
@@ -474,7 +476,12 @@ impl StreamTransport {
         let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
         let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
         let args = PyTuple::new(py, [exception])?;
-        queue(self.event_loop(py), &call, args, context::copy_current(py)?)
+        let own = || self.parts.lock().write_context.as_ref().map(|own| own.clone_ref(py));
+        let context = match ONE_CONTEXT.then(own).flatten() {
+            Some(own) => own,
+            None => context::copy_current(py)?,
+        };
+        queue(self.event_loop(py), &call, args, context)
     }
 
     /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.

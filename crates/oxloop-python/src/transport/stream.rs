@@ -43,13 +43,17 @@ pub(crate) struct StreamTransport {
     pub(super) parts: Mutex<StateLock, Parts>,
 }
 
+/// Since Python 3.15 a connection of a socket has one context for all callbacks, that in which its
+/// transport was made; before, each has a copy of that in which it was asked for.
+pub(super) const ONE_CONTEXT: bool = cfg!(Py_3_15);
+
 /// The Python objects of a transport: this object owns and visits them.
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) protocol: Option<Py<PyAny>>,
-    /// Where `data_received` runs: a copy made when reading was started or resumed.
+    /// Where `data_received` runs: a copy made when reading was started or resumed, or the one.
     pub(super) read_context: Option<Py<PyAny>>,
-    /// Where `resume_writing` runs: a copy made when writing was deferred.
+    /// Where `resume_writing` runs: a copy made when writing was deferred, or the one.
     pub(super) write_context: Option<Py<PyAny>>,
     pub(super) server: Option<Py<PyAny>>,
     /// The TransportSocket, once there is one; its socket closes the descriptor. Of a pipe: the
@@ -107,12 +111,17 @@ pub(crate) fn open(
     });
     let connection_made = protocol.getattr(pyo3::intern!(py, "connection_made"))?;
     let buffered = reads_itself(&protocol)?;
-    let first_context = context::copy(origin.context.bind(py))?;
+    let (first_context, write_context) = if ONE_CONTEXT {
+        (origin.context.clone_ref(py), Some(origin.context.clone_ref(py)))
+    } else {
+        (context::copy(origin.context.bind(py))?, None)
+    };
     let number = origin.descriptor.raw();
     let token = engine.add_stream(origin.descriptor);
     let parts = Parts {
         protocol: Some(protocol.unbind()),
         read_context: Some(origin.context),
+        write_context,
         server: origin.server.as_ref().map(|server| server.clone().unbind()),
         socket,
         ..Parts::default()
@@ -338,9 +347,11 @@ impl StreamTransport {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_reading(this.token) {
             this.event_loop(py).get().check_closed()?;
-            let context = context::copy_current(py)?;
-            let old = this.parts.lock().read_context.replace(context);
-            drop(old);
+            if !ONE_CONTEXT {
+                let context = context::copy_current(py)?;
+                let old = this.parts.lock().read_context.replace(context);
+                drop(old);
+            }
             this.debug(slf, "%r resumes reading")?;
         }
         Ok(())
