@@ -210,6 +210,11 @@ impl TlsConnection {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Whether it is closed, or another TLS connection below it.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closed() || self.below.tls().is_some_and(|tls| tls.is_closing())
+    }
+
     pub(crate) fn pause(&self) {
         self.pause_reading();
     }

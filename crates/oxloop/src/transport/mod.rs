@@ -213,7 +213,7 @@ impl Transport {
     pub fn is_closing(&self) -> bool {
         self.flush();
         #[cfg(feature = "rustls")]
-        if self.1.as_ref().is_some_and(|tls| tls.is_closed()) {
+        if self.1.as_ref().is_some_and(|tls| tls.is_closing()) {
             return true;
         }
         self.0.core.engine.stream_info(self.0.token).is_none_or(|info| info.closing)
@@ -411,7 +411,7 @@ impl fmt::Debug for Transport {
         let (closing, size) = match self.tls() {
             Some(tls) => {
                 f.write_str("<Tls")?;
-                (closing || tls.is_closed(), size + tls.write_buffer_size())
+                (closing || tls.is_closing(), size + tls.write_buffer_size())
             }
             None => {
                 f.write_str("<")?;
