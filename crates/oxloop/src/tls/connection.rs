@@ -12,7 +12,7 @@ use crate::engine::Received;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, Panicked};
 use crate::event_loop::{Handle, Promise, TimerHandle};
-use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
+use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv, inside_of_protocol};
 use crate::transport::flow_control::Limits;
 use crate::transport::{Payload, Transport};
 use ::rustls::Connection;
@@ -170,7 +170,7 @@ impl TlsConnection {
     pub(super) fn write_through(&self, pieces: &[Payload<'_>]) {
         let (session, taken) = {
             let mut state = self.state.lock();
-            let (session, taken) = (state.session(), state.may_write());
+            let (session, taken) = (state.session(), state.may_write() && !self.is_closed());
             if !taken && state.note_lost_write() {
                 drop(state);
                 log::warn!(target: "oxloop", "SSL connection is closed");
@@ -194,9 +194,12 @@ impl TlsConnection {
     }
 
     pub(crate) fn close(&self) {
-        if !self.closed.swap(true, Ordering::AcqRel) {
-            self.flow_on(|tls, fresh| tls.start_shutdown(fresh));
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let shut = |tls: &TlsConnection| tls.flow_on(|tls, fresh| tls.start_shutdown(fresh));
+        // What is there to be read is told first, and the caller may be the one to hear of it.
+        if inside_of_protocol() { self.soon(shut) } else { shut(self) }
     }
 
     /// `abort()`, or an error that is told by `connection_lost`.

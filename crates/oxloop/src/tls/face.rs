@@ -162,9 +162,7 @@ impl TlsLayer for TlsConnection {
         Ok(())
     }
 
-    fn connection_made(&self, fresh: Fresh<'_>) -> Result<()> {
-        // The protocol may close the connection, which reads it to its end.
-        self.wire.lock().keep(fresh);
+    fn connection_made(&self, _: Fresh<'_>) -> Result<()> {
         let Some((protocol, transport)) = self.application() else { return Ok(()) };
         Ok(protocol.connection_made(&transport)?)
     }
