@@ -12,7 +12,7 @@ use crate::engine::Received;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, Panicked};
 use crate::event_loop::{Handle, Promise, TimerHandle};
-use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv, inside_of_protocol};
+use crate::protocol::cell::{AnyProtocol, Erased, Flow, NotReceived, Recv, inside_of_protocol};
 use crate::transport::flow_control::Limits;
 use crate::transport::{Payload, Transport};
 use ::rustls::Connection;
@@ -353,7 +353,9 @@ impl AnyProtocol for TlsConnection {
         }
         drop((protocol, waiter, timer));
     }
+}
 
+impl Erased for TlsConnection {
     fn type_name(&self) -> &'static str {
         type_name::<TlsConnection>()
     }

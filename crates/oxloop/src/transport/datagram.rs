@@ -200,7 +200,7 @@ impl DatagramTransport {
     ///
     /// Source: *BaseTransport.get_protocol*.
     pub fn protocol<P: DatagramProtocol + 'static>(&self) -> Option<ProtocolHandle<P>> {
-        self.current_protocol().and_then(ProtocolHandle::from_erased_datagrams)
+        self.current_protocol().and_then(ProtocolHandle::from_erased)
     }
 
     /// Whom the socket is connected to, if it is.

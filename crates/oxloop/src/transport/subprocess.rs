@@ -186,7 +186,7 @@ impl SubprocessTransport {
     ///
     /// Source: *BaseTransport.get_protocol*.
     pub fn protocol<P: SubprocessProtocol + 'static>(&self) -> Option<ProtocolHandle<P>> {
-        self.current_protocol().and_then(ProtocolHandle::from_erased_subprocess)
+        self.current_protocol().and_then(ProtocolHandle::from_erased)
     }
 
     /// The loop of this child; `None` once its last handle is gone.
