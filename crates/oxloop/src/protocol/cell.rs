@@ -5,6 +5,7 @@
 //! protocol (a pause, by writing) waits in the cell until the callback has returned; a pause and
 //! a resume that wait together cancel out.
 
+use super::slot::Caller;
 use super::{DatagramProtocol, Protocol, SubprocessProtocol};
 use crate::address::Address;
 use crate::engine::Received;

@@ -7,6 +7,7 @@ use super::state::{Session, TlsState};
 use super::wire::Fresh;
 use crate::error::{Error, Misuse, Result};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived};
+use crate::protocol::slot::Caller;
 use crate::transport::Transport;
 use parking_lot::{Mutex, RawMutex};
 use rustix::io::Errno;

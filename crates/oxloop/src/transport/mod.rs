@@ -35,8 +35,7 @@ pub use subprocess::SubprocessTransport;
 use crate::address::Address;
 use crate::error::Misuse;
 use crate::event_loop::EventLoop;
-#[cfg(feature = "rustls")]
-use crate::event_loop::core::Core;
+use crate::protocol::slot::Caller;
 use crate::protocol::{Protocol, ProtocolHandle};
 #[cfg(feature = "rustls")]
 use crate::tls::{Direction, TlsConnection};
@@ -97,11 +96,6 @@ impl Transport {
     #[cfg(feature = "rustls")]
     pub(crate) fn tls(&self) -> Option<&Arc<TlsConnection>> {
         self.1.as_ref()
-    }
-
-    #[cfg(feature = "rustls")]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.0.core
     }
 
     #[cfg(feature = "rustls")]
