@@ -3,7 +3,9 @@
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::imports::imports;
-use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::exceptions::{
+    PyBaseException, PyKeyboardInterrupt, PyOSError, PyResourceWarning, PySystemExit,
+};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -33,6 +35,19 @@ pub(crate) fn call_exception_handler(
 ) -> PyResult<()> {
     let name = intern!(event_loop.py(), "call_exception_handler");
     calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
+}
+
+/// Warns of an open transport that goes away, as asyncio's `__del__` does: `text` is its repr.
+/// `transport` is there where the collector found it.
+pub(crate) fn warn_unclosed(
+    py: Python<'_>,
+    text: &str,
+    transport: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let keywords = PyDict::new(py);
+    keywords.set_item("source", transport)?;
+    let arguments = (format!("unclosed transport {text}"), py.get_type::<PyResourceWarning>());
+    imports(py)?.warn.call(py, arguments, Some(&keywords)).map(drop)
 }
 
 /// Whether an exception leaves `run_forever` instead of going to the exception handler.

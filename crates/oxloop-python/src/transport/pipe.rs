@@ -3,25 +3,25 @@
 
 use super::handler::TransportRef;
 use super::stream::{Parts, SOURCE_TRACEBACK, limits, traverse, wake_soon};
-use crate::error::os_error;
+use crate::error::{os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, ReadTransportBase, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of};
+use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
-use crate::imports::{imports, logger};
+use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written,
 };
-use pyo3::exceptions::{PyAssertionError, PyResourceWarning, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -157,15 +157,7 @@ impl Pipe {
     }
 
     pub(super) fn info(&self) -> StreamInfo {
-        self.engine().stream_info(self.token).unwrap_or(StreamInfo {
-            descriptor: -1,
-            closing: true,
-            reading: false,
-            polls_read: false,
-            polls_write: false,
-            closed: true,
-            writing_paused: false,
-        })
+        self.engine().stream_info(self.token).unwrap_or(StreamInfo::LOST)
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
@@ -276,24 +268,13 @@ impl Pipe {
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         at_dealloc(|py| {
-            // A destructor may run while an exception is on its way.
-            let pending = PyErr::take(py);
-            let warned = imports(py).and_then(|functions| {
-                let keywords = PyDict::new(py);
-                keywords.set_item("source", slf)?;
-                let category = py.get_type::<PyResourceWarning>();
-                let args = (format!("unclosed transport {text}"), category);
-                functions.warn.call(py, args, Some(&keywords)).map(drop)
-            });
+            let warned = warn_unclosed(py, &text, slf);
             self.engine().release(self.token);
             let closed = parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)));
             for error in [warned, closed].into_iter().filter_map(Result::err) {
                 error.write_unraisable(py, None);
             }
             drop(parts);
-            if let Some(pending) = pending {
-                pending.restore(py);
-            }
         });
     }
 }
@@ -421,10 +402,7 @@ impl WritePipeTransport {
         let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             engine.write(cx, pipe.token, &BytesData(bytes))?
         } else {
-            let known = data.is_instance_of::<PyBytes>()
-                || data.is_instance_of::<PyByteArray>()
-                || data.is_instance_of::<PyMemoryView>();
-            if !known {
+            if !is_bytes_like(data) {
                 return Err(PyAssertionError::new_err(data.repr()?.unbind()));
             }
             match copy_of(data) {

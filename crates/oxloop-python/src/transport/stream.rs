@@ -9,7 +9,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of};
+use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
@@ -21,7 +21,7 @@ use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError}
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In debug mode a transport has the stack that made it under this name.
@@ -209,15 +209,7 @@ impl StreamTransport {
     }
 
     pub(super) fn info(&self) -> StreamInfo {
-        self.engine().stream_info(self.token).unwrap_or(StreamInfo {
-            descriptor: -1,
-            closing: true,
-            reading: false,
-            polls_read: false,
-            polls_write: false,
-            closed: true,
-            writing_paused: false,
-        })
+        self.engine().stream_info(self.token).unwrap_or(StreamInfo::LOST)
     }
 
     pub(super) fn flush(&self, py: Python<'_>) -> PyResult<()> {
@@ -496,16 +488,11 @@ impl StreamTransport {
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         at_dealloc(|py| {
-            // A destructor may run while an exception is on its way.
-            let pending = PyErr::take(py);
             if let Err(error) = extra_info::abandon(py, &parts, slf, &text) {
                 error.write_unraisable(py, None);
             }
             self.engine().release(self.token);
             drop(parts);
-            if let Some(pending) = pending {
-                pending.restore(py);
-            }
         });
     }
 }
@@ -520,10 +507,7 @@ impl Drop for StreamTransport {
 /// A copy of a mutable or unusual bytes-like object: asyncio would keep a reference, and send
 /// what it holds later. The inner error tells of memory that is not contiguous.
 fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
-    let known = data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>();
-    if !known {
+    if !is_bytes_like(data) {
         let kind = if cfg!(Py_3_14) {
             "a bytes, bytearray, or memoryview object"
         } else {
