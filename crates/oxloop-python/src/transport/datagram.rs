@@ -2,7 +2,7 @@
 
 use super::extra_info::transport_socket;
 use super::peers::{self, Peers};
-use super::stream::{SOURCE_TRACEBACK, limits, wake_soon};
+use super::stream::{SOURCE_TRACEBACK, described, limits, wake_soon};
 use crate::error::{leaves_loop, os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
@@ -375,23 +375,10 @@ impl DatagramTransport {
 
     /// asyncio's repr, with the state of the selector.
     fn describe(&self, class: &str) -> String {
-        let info = self.info();
-        let mut text = format!("<{class}");
-        if info.closed {
-            text.push_str(" closed");
-        } else if info.closing {
-            text.push_str(" closing");
-        }
-        text.push_str(&format!(" fd={}", self.number));
-        if !info.closed && !self.engine().is_closed() {
-            let size = self.engine().endpoint_buffer_size(self.token);
-            let polling = |polls| if polls { "polling" } else { "idle" };
-            text.push_str(&format!(" read={}", polling(info.polls_read)));
-            let write = polling(info.polls_write);
-            text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-        }
-        text.push('>');
-        text
+        let (info, engine) = (self.info(), self.engine());
+        let polled = !info.closed && !engine.is_closed();
+        let size = polled.then(|| engine.endpoint_buffer_size(self.token));
+        described(class, self.number, info, size)
     }
 
     fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {

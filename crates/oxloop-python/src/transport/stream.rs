@@ -434,23 +434,10 @@ impl StreamTransport {
 impl StreamTransport {
     /// asyncio's repr, with the state of the selector.
     fn describe(&self, class: &str) -> String {
-        let info = self.info();
-        let mut text = format!("<{class}");
-        if info.closed {
-            text.push_str(" closed");
-        } else if info.closing {
-            text.push_str(" closing");
-        }
-        text.push_str(&format!(" fd={}", self.number));
-        if !info.closed && !self.engine().is_closed() {
-            let size = self.engine().write_buffer_size(self.token);
-            let polling = |polls| if polls { "polling" } else { "idle" };
-            text.push_str(&format!(" read={}", polling(info.polls_read)));
-            let write = polling(info.polls_write);
-            text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-        }
-        text.push('>');
-        text
+        let (info, engine) = (self.info(), self.engine());
+        let polled = !info.closed && !engine.is_closed();
+        let size = polled.then(|| engine.write_buffer_size(self.token));
+        described(class, self.number, info, size)
     }
 
     /// Closes a transport that nobody has heard of.
@@ -518,6 +505,26 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
         return Err(PyTypeError::new_err(message));
     }
     Ok(copy_of(data))
+}
+
+/// asyncio's repr of a socket's transport; `size` is what waits to be sent, bytes, as long as the
+/// selector watches the socket.
+pub(super) fn described(class: &str, number: i32, info: StreamInfo, size: Option<usize>) -> String {
+    let mut text = format!("<{class}");
+    if info.closed {
+        text.push_str(" closed");
+    } else if info.closing {
+        text.push_str(" closing");
+    }
+    text.push_str(&format!(" fd={number}"));
+    if let Some(size) = size {
+        let polling = |polls| if polls { "polling" } else { "idle" };
+        text.push_str(&format!(" read={}", polling(info.polls_read)));
+        let write = polling(info.polls_write);
+        text.push_str(&format!(" write=<{write}, bufsize={size}>"));
+    }
+    text.push('>');
+    text
 }
 
 /// Limits as asyncio computes and refuses them, for any integers; `default` is the high-water mark
