@@ -291,21 +291,74 @@ pub(super) fn close_object(pipe: &Bound<'_, PyAny>) -> PyResult<()> {
     pipe.call_method0(intern!(pipe.py(), "close")).map(drop)
 }
 
-#[pymethods]
-impl ReadPipeTransport {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.pipe.event_loop)?;
-        traverse(&self.pipe.parts, visit)
-    }
+/// The methods of a pipe's transport: what both ends have, and its own. PyO3 takes them in one block.
+macro_rules! pipe_methods {
+    (impl $class:ident as $end:ident; $($own:tt)*) => {
+        #[pymethods]
+        impl $class {
+            fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+                visit.call(&self.pipe.event_loop)?;
+                traverse(&self.pipe.parts, visit)
+            }
 
-    fn __clear__(&self) {
-        let parts = std::mem::take(&mut *self.pipe.parts.lock());
-        drop(parts);
-    }
+            fn __clear__(&self) {
+                let parts = std::mem::take(&mut *self.pipe.parts.lock());
+                drop(parts);
+            }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        slf.get().pipe.repr(slf)
-    }
+            fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+                slf.get().pipe.repr(slf)
+            }
+
+            /// Changes the protocol; `connection_made` is not called.
+            fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
+                self.pipe.set_protocol(protocol)
+            }
+
+            fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.get_protocol(py)
+            }
+
+            fn close(&self, py: Python<'_>) -> PyResult<()> {
+                self.pipe.close(py)
+            }
+
+            fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
+                PipeRef::$end(slf.clone().unbind()).lose(slf.py(), &exc)
+            }
+
+            #[getter]
+            fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.object(py)
+            }
+
+            #[setter(_pipe)]
+            fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
+                self.pipe.replace_object(pipe);
+            }
+
+            #[getter]
+            fn _fileno(&self) -> i32 {
+                self.pipe.number
+            }
+
+            #[getter]
+            fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
+                self.pipe.loop_of(py)
+            }
+
+            #[getter]
+            fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.get_protocol(py)
+            }
+
+            $($own)*
+        }
+    };
+}
+
+pipe_methods! {
+    impl ReadPipeTransport as Read;
 
     fn is_reading(&self) -> bool {
         self.pipe.info().reading
@@ -332,68 +385,13 @@ impl ReadPipeTransport {
         Ok(())
     }
 
-    /// Changes the protocol; `connection_made` is not called.
-    fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
-        self.pipe.set_protocol(protocol)
-    }
-
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
-
     fn is_closing(&self) -> bool {
         self.pipe.info().closing
     }
-
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.pipe.close(py)
-    }
-
-    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
-        PipeRef::Read(slf.clone().unbind()).lose(slf.py(), &exc)
-    }
-
-    #[getter]
-    fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.object(py)
-    }
-
-    #[setter(_pipe)]
-    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
-        self.pipe.replace_object(pipe);
-    }
-
-    #[getter]
-    fn _fileno(&self) -> i32 {
-        self.pipe.number
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
-        self.pipe.loop_of(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
 }
 
-#[pymethods]
-impl WritePipeTransport {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.pipe.event_loop)?;
-        traverse(&self.pipe.parts, visit)
-    }
-
-    fn __clear__(&self) {
-        let parts = std::mem::take(&mut *self.pipe.parts.lock());
-        drop(parts);
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        slf.get().pipe.repr(slf)
-    }
+pipe_methods! {
+    impl WritePipeTransport as Write;
 
     /// Writes bytes, bytearray or memoryview; never blocks.
     fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -455,21 +453,8 @@ impl WritePipeTransport {
         self.pipe.engine().set_write_buffer_limits(cx, self.pipe.token, limits)
     }
 
-    /// Changes the protocol; `connection_made` is not called.
-    fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
-        self.pipe.set_protocol(protocol)
-    }
-
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
-
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
         self.pipe.is_closing(py)
-    }
-
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.pipe.close(py)
     }
 
     /// Drops what is queued; `connection_lost(None)` follows in a later turn.
@@ -477,34 +462,5 @@ impl WritePipeTransport {
         let pipe = &slf.get().pipe;
         pipe.flush(slf.py())?;
         PipeRef::Write(slf.clone().unbind()).force_close(pipe.event_loop(slf.py()), None)
-    }
-
-    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
-        PipeRef::Write(slf.clone().unbind()).lose(slf.py(), &exc)
-    }
-
-    #[getter]
-    fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.object(py)
-    }
-
-    #[setter(_pipe)]
-    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
-        self.pipe.replace_object(pipe);
-    }
-
-    #[getter]
-    fn _fileno(&self) -> i32 {
-        self.pipe.number
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
-        self.pipe.loop_of(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
     }
 }
