@@ -180,8 +180,9 @@ impl Transport {
     /// [`connection_lost`](Protocol::connection_lost) comes in a later turn.
     ///
     /// Over TLS the closing alert (close_notify) is sent after the data, and the peer's is waited for,
-    /// no longer than the shutdown's time-out. A peer that sends data in its place is not waited for;
-    /// `connection_lost` tells of it.
+    /// no longer than the shutdown's time-out. What has come in already is told first, and once the
+    /// callback has returned that calls this. A peer that sends data in the alert's place is not
+    /// waited for; `connection_lost` tells of it.
     ///
     /// Source: *BaseTransport.close*.
     pub fn close(&self) {
