@@ -24,6 +24,7 @@ PURE = {
     "flow_control.rs",
     "gather.rs",
     "registry.rs",
+    "state.rs",
     "timers.rs",
     "write_buffer.rs",
 }

@@ -2,8 +2,10 @@
 
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
-use crate::imports::imports;
-use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PyOSError, PySystemExit};
+use crate::imports::{imports, logger};
+use pyo3::exceptions::{
+    PyBaseException, PyKeyboardInterrupt, PyOSError, PyResourceWarning, PySystemExit,
+};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -33,6 +35,57 @@ pub(crate) fn call_exception_handler(
 ) -> PyResult<()> {
     let name = intern!(event_loop.py(), "call_exception_handler");
     calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
+}
+
+/// What a report of an error names: both are `None` once the connection is lost.
+pub(crate) struct Concerned<'a, 'py> {
+    pub(crate) transport: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) protocol: Option<&'a Bound<'py, PyAny>>,
+}
+
+/// Tells the exception handler of an error of a connection.
+pub(crate) fn report(
+    event_loop: &Bound<'_, BaseLoop>,
+    message: &str,
+    error: &PyErr,
+    concerned: Concerned<'_, '_>,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    let context = PyDict::new(py);
+    context.set_item("message", message)?;
+    context.set_item("exception", exception(py, error))?;
+    context.set_item("transport", concerned.transport)?;
+    context.set_item("protocol", concerned.protocol)?;
+    call_exception_handler(event_loop, &context)
+}
+
+/// Logs an error of the network's, in debug mode: `object` is what it happened to.
+pub(crate) fn log_error(
+    event_loop: &Bound<'_, BaseLoop>,
+    object: &Bound<'_, PyAny>,
+    message: &str,
+    raised: &Bound<'_, PyBaseException>,
+) -> PyResult<()> {
+    if !event_loop.get().is_debug() {
+        return Ok(());
+    }
+    let py = event_loop.py();
+    let keywords = PyDict::new(py);
+    keywords.set_item("exc_info", raised)?;
+    logger(py)?.call_method("debug", ("%r: %s", object, message), Some(&keywords)).map(drop)
+}
+
+/// Warns of an open transport that goes away, as asyncio's `__del__` does: `text` is its repr.
+/// `transport` is there where the collector found it.
+pub(crate) fn warn_unclosed(
+    py: Python<'_>,
+    text: &str,
+    transport: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let keywords = PyDict::new(py);
+    keywords.set_item("source", transport)?;
+    let arguments = (format!("unclosed transport {text}"), py.get_type::<PyResourceWarning>());
+    imports(py)?.warn.call(py, arguments, Some(&keywords)).map(drop)
 }
 
 /// Whether an exception leaves `run_forever` instead of going to the exception handler.

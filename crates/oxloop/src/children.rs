@@ -7,6 +7,7 @@
 use crate::engine::Side;
 use crate::event_loop::Handle;
 use crate::event_loop::face::Callback;
+use crate::protocol::slot::Caller;
 use crate::sys::{Child, ChildStatus};
 use crate::transport::subprocess::Watched;
 use parking_lot::Mutex;

@@ -119,6 +119,22 @@ fn tls_in_tls_in_tls() {
 }
 
 #[test]
+fn tls_is_closing_where_the_one_below_is() {
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        let (mut near, mut far) = End::pair(&event_loop).await;
+        upgrade(&event_loop, &mut near, &mut far).await;
+        let below = near.transport.clone();
+        upgrade(&event_loop, &mut near, &mut far).await;
+        assert!(!near.transport.is_closing());
+        below.close();
+        assert!(near.transport.is_closing());
+        assert!(format!("{:?}", near.transport).contains(" closing "));
+        until(&event_loop, || near.log.has("lost") && far.log.has("lost")).await;
+    });
+}
+
+#[test]
 fn tls_in_tls_is_let_go_with_the_loop() {
     let event_loop = new_loop();
     let log = run(&event_loop, async {

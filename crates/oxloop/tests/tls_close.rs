@@ -8,7 +8,10 @@ mod tls;
 mod util;
 
 use oxloop::rustls::{self, AlertDescription};
-use oxloop::{Error, EventLoop, Protocol, ServerOptions, TlsClientOptions, Transport};
+use oxloop::{
+    Buffered, BufferedProtocol, Error, EventLoop, Protocol, ServerOptions, TlsClientOptions,
+    Transport,
+};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc;
@@ -362,6 +365,96 @@ fn a_panic_in_connection_lost_is_reported() {
         assert_eq!(log.lines(), ["made", "lost", "lost"]);
         join(&event_loop, peer).await;
     });
+}
+
+/// Data and the closing alert in one segment: what is behind the data is there when the protocol
+/// closes.
+fn data_and_alert(stream: &mut BlockingServer, data: &[u8]) {
+    stream.flush().unwrap();
+    stream.conn.writer().write_all(data).unwrap();
+    stream.conn.send_close_notify();
+    let mut together = Vec::new();
+    while stream.conn.wants_write() {
+        stream.conn.write_tls(&mut together).unwrap();
+    }
+    stream.sock.write_all(&together).unwrap();
+}
+
+/// A protocol cannot be called from inside of itself: it hears of the rest afterwards.
+#[test]
+fn a_callback_that_closes_is_told_of_what_has_come() {
+    let event_loop = new_loop();
+    let reported = errors(&event_loop);
+    run(&event_loop, async {
+        let (address, peer) = serve_once(|socket| {
+            let mut stream = answer(socket, server_config());
+            data_and_alert(&mut stream, b"data");
+            read_all(&mut stream)
+        });
+        let closing = |recorder: Recorder| {
+            recorder.on_data(|transport, _| {
+                transport.close();
+                assert!(transport.is_closing());
+                transport.write("too late");
+            })
+        };
+        let client = Client::connect(&event_loop, secured(address, client_config()), closing);
+        let client = client.await.unwrap();
+        until(&event_loop, || client.log.has("lost")).await;
+        assert_eq!(client.log.lines(), ["made", "data", "eof", "lost"]);
+        assert_eq!(client.error(), "None");
+        assert_eq!(join(&event_loop, peer).await, (Vec::new(), true));
+    });
+    assert_eq!(reported.lines(), Vec::<String>::new());
+}
+
+/// Closes with the first byte that it reads; the others come one by one.
+struct Hasty {
+    buffer: [u8; 1],
+    data: Vec<u8>,
+    log: Log,
+}
+
+impl BufferedProtocol for Hasty {
+    fn get_buffer(&mut self, _: Option<usize>) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    fn buffer_updated(&mut self, transport: &Transport, _: usize) {
+        self.data.extend(self.buffer);
+        transport.close();
+    }
+
+    fn eof_received(&mut self, _: &Transport) -> bool {
+        self.log.add("eof");
+        false
+    }
+
+    fn connection_lost(&mut self, error: Option<Error>) {
+        self.log.add(format!("lost {error:?}"));
+    }
+}
+
+#[test]
+fn a_buffer_that_closes_is_filled_with_what_has_come() {
+    let event_loop = new_loop();
+    let reported = errors(&event_loop);
+    run(&event_loop, async {
+        let (address, peer) = serve_once(|socket| {
+            let mut stream = answer(socket, server_config());
+            data_and_alert(&mut stream, &pattern(100));
+            read_all(&mut stream)
+        });
+        let log = Log::default();
+        let factory = || Buffered(Hasty { buffer: [0], data: Vec::new(), log: log.clone() });
+        let to = secured(address, client_config());
+        let (_, hasty) = event_loop.create_connection(factory, to).await.unwrap();
+        until(&event_loop, || log.has("lost None")).await;
+        assert_eq!(log.lines(), ["eof", "lost None"]);
+        assert_eq!(hasty.with(|hasty| hasty.0.data.clone()).unwrap(), pattern(100));
+        assert_eq!(join(&event_loop, peer).await, (Vec::new(), true));
+    });
+    assert_eq!(reported.lines(), Vec::<String>::new());
 }
 
 /// What a protocol does to its connection from inside of its callbacks.

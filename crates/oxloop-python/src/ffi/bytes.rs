@@ -3,7 +3,7 @@
 use oxloop::engine::Data;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use pyo3::{ffi, intern};
 use std::ffi::{CStr, c_int};
 
@@ -165,6 +165,13 @@ fn lend<'py, R>(
     let result = f(&view);
     let released = view.call_method0(intern!(py, "release")).is_ok();
     Ok((result, released))
+}
+
+/// Whether asyncio takes it as data: bytes, bytearray or memoryview.
+pub(crate) fn is_bytes_like(data: &Bound<'_, PyAny>) -> bool {
+    data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>()
 }
 
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.

@@ -92,11 +92,11 @@ impl Wire {
         recv: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
         let mut memory = RECEIVING.take();
-        let unread = self.incoming();
+        let mut incoming = self.incoming.lock();
+        let unread = incoming.unread().len();
         if memory.len() < unread + READ {
             memory.resize(unread + READ, 0);
         }
-        let mut incoming = self.incoming.lock();
         memory[..unread].copy_from_slice(incoming.unread());
         match recv(&mut memory[unread..unread + READ]) {
             Ok(count) => {

@@ -2,7 +2,7 @@
 
 use super::engine::is_certificate_error;
 use super::protocol::{Below, SslProtocol};
-use crate::error::{call_exception_handler, exception, leaves_loop};
+use crate::error::{Concerned, exception, leaves_loop, log_error, report};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{KeptBytes, copy_of};
@@ -16,7 +16,7 @@ use oxloop::tls::{Failed, Progress, Pulled, Session, Timer, TlsLayer, TlsState};
 use pyo3::exceptions::{PyConnectionAbortedError, PyConnectionResetError, PyException, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyTuple};
 use std::io;
 
 /// The connection of an `SSLProtocol`.
@@ -116,23 +116,13 @@ impl<'py> Layer<'_, 'py> {
             below.force_close(py, Some(raised.clone().into_any()))?;
         }
         if error.is_instance_of::<PyOSError>(py) {
-            if cx.get().is_debug() {
-                let keywords = PyDict::new(py);
-                keywords.set_item("exc_info", &raised)?;
-                let arguments = ("%r: %s", self.0, message);
-                logger(py)?.call_method("debug", arguments, Some(&keywords))?;
-            }
-            return Ok(());
+            return log_error(cx, self.0.as_any(), message, &raised);
         }
         if error.is_instance_of::<pyo3::exceptions::asyncio::CancelledError>(py) {
             return Ok(());
         }
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", raised)?;
-        context.set_item("transport", below.as_ref().map(|below| below.object(py)))?;
-        context.set_item("protocol", self.0)?;
-        call_exception_handler(cx, &context)
+        let transport = below.as_ref().map(|below| below.object(py));
+        report(cx, message, error, Concerned { transport, protocol: Some(self.0.as_any()) })
     }
 
     fn debug(&self, cx: &Bound<'_, BaseLoop>, text: &str) -> PyResult<()> {
@@ -305,12 +295,10 @@ impl TlsLayer for Layer<'_, '_> {
         if leaves_loop(py, &error) {
             return Err(error);
         }
-        let context = PyDict::new(py);
-        context.set_item("message", format!("protocol.{name}() failed"))?;
-        context.set_item("exception", exception(py, &error))?;
-        context.set_item("transport", self.0.get().app_transport(py))?;
-        context.set_item("protocol", self.0)?;
-        call_exception_handler(cx, &context)
+        let transport = self.0.get().app_transport(py);
+        let transport = transport.as_ref().map(|transport| transport.bind(py).as_any());
+        let concerned = Concerned { transport, protocol: Some(self.0.as_any()) };
+        report(cx, &format!("protocol.{name}() failed"), &error, concerned)
     }
 
     fn wake_waiter(&self, cx: &Bound<'_, BaseLoop>, error: Option<&PyErr>) -> PyResult<()> {

@@ -2,18 +2,19 @@
 
 use super::layer::Layer;
 use super::protocol::SslProtocol;
+use crate::error::warn_unclosed;
 use crate::event_loop::BaseLoop;
 use crate::ffi::base_types::TransportBase;
+use crate::ffi::bytes::is_bytes_like;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::at_dealloc;
-use crate::imports::imports;
 use crate::transport::stream::limits;
 use lock_api::Mutex;
 use oxloop::tls::{Direction, TlsLayer, TlsState};
-use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError};
+use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
+use pyo3::types::PyBytes;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// One side of a TLS connection. Made by the loop; see asyncio's *Transports*.
@@ -93,19 +94,9 @@ impl TlsTransport {
             return;
         }
         at_dealloc(|py| {
-            let pending = PyErr::take(py);
-            let warned = imports(py).and_then(|functions| {
-                let keywords = PyDict::new(py);
-                keywords.set_item("source", slf)?;
-                let text = "unclosed transport <oxloop.SSLProtocolTransport object>";
-                let arguments = (text, py.get_type::<PyResourceWarning>());
-                functions.warn.call(py, arguments, Some(&keywords)).map(drop)
-            });
-            if let Err(error) = warned {
+            let text = "<oxloop.SSLProtocolTransport object>";
+            if let Err(error) = warn_unclosed(py, text, slf.map(Bound::as_any)) {
                 error.write_unraisable(py, None);
-            }
-            if let Some(pending) = pending {
-                pending.restore(py);
             }
         });
     }
@@ -321,10 +312,4 @@ impl TlsTransport {
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
         self.with(py, |layer, cx| layer.incoming(cx))
     }
-}
-
-fn is_bytes_like(data: &Bound<'_, PyAny>) -> bool {
-    data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>()
 }

@@ -3,7 +3,9 @@
 
 use super::stream::{ONE_CONTEXT, Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
 use super::{extra_info, sendfile};
-use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
+use crate::error::{
+    Concerned, call_exception_handler, exception, leaves_loop, log_error, os_error, report,
+};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
@@ -122,14 +124,7 @@ pub(super) trait Caller {
         message: &str,
         raised: &Bound<'_, PyBaseException>,
     ) -> PyResult<()> {
-        if !cx.get().is_debug() {
-            return Ok(());
-        }
-        let py = cx.py();
-        let keywords = PyDict::new(py);
-        keywords.set_item("exc_info", raised)?;
-        let args = ("%r: %s", self.object(py), message);
-        logger(py)?.call_method("debug", args, Some(&keywords)).map(drop)
+        log_error(cx, self.object(cx.py()), message, raised)
     }
 
     /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
@@ -185,12 +180,9 @@ pub(super) trait Caller {
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
         let py = cx.py();
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", exception(py, &error))?;
-        context.set_item("transport", self.object(py))?;
-        context.set_item("protocol", self.protocol(py))?;
-        call_exception_handler(cx, &context)
+        let protocol = self.protocol(py);
+        let (transport, protocol) = (Some(self.object(py)), protocol.as_ref());
+        report(cx, message, &error, Concerned { transport, protocol })
     }
 }
 

@@ -2,30 +2,30 @@
 
 use super::extra_info::transport_socket;
 use super::peers::{self, Peers};
-use super::stream::{SOURCE_TRACEBACK, limits, wake_soon};
-use crate::error::{leaves_loop, os_error};
+use super::stream::{SOURCE_TRACEBACK, described, limits, wake_soon};
+use crate::error::{leaves_loop, os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::event_loop::sockets::plain;
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, DatagramBase};
-use crate::ffi::bytes::{BytesData, copy_of};
+use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::{calls, context};
-use crate::imports::{imports, logger};
+use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Data, Descriptor, Destination, EndpointKind, Engine, Sending, Sent, StreamInfo,
     Token,
 };
 use pyo3::exceptions::{
-    PyBlockingIOError, PyInterruptedError, PyOSError, PyResourceWarning, PyTypeError, PyValueError,
+    PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError,
 };
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use rustix::net::{AddressFamily, SocketAddrAny};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -181,15 +181,7 @@ impl DatagramTransport {
     }
 
     fn info(&self) -> StreamInfo {
-        self.engine().endpoint_info(self.token).unwrap_or(StreamInfo {
-            descriptor: -1,
-            closing: true,
-            reading: false,
-            polls_read: false,
-            polls_write: false,
-            closed: true,
-            writing_paused: false,
-        })
+        self.engine().endpoint_info(self.token).unwrap_or(StreamInfo::LOST)
     }
 
     pub(super) fn sock<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
@@ -383,23 +375,10 @@ impl DatagramTransport {
 
     /// asyncio's repr, with the state of the selector.
     fn describe(&self, class: &str) -> String {
-        let info = self.info();
-        let mut text = format!("<{class}");
-        if info.closed {
-            text.push_str(" closed");
-        } else if info.closing {
-            text.push_str(" closing");
-        }
-        text.push_str(&format!(" fd={}", self.number));
-        if !info.closed && !self.engine().is_closed() {
-            let size = self.engine().endpoint_buffer_size(self.token);
-            let polling = |polls| if polls { "polling" } else { "idle" };
-            text.push_str(&format!(" read={}", polling(info.polls_read)));
-            let write = polling(info.polls_write);
-            text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-        }
-        text.push('>');
-        text
+        let (info, engine) = (self.info(), self.engine());
+        let polled = !info.closed && !engine.is_closed();
+        let size = polled.then(|| engine.endpoint_buffer_size(self.token));
+        described(class, self.number, info, size)
     }
 
     fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
@@ -416,23 +395,13 @@ impl DatagramTransport {
         if self.info().closed {
             return;
         }
-        let text = format!("unclosed transport {}", self.describe("DatagramTransport"));
+        let text = self.describe("DatagramTransport");
         self.engine().lose_endpoint(self.token);
         at_dealloc(|py| {
-            // A destructor may run while an exception is on its way.
-            let pending = PyErr::take(py);
-            let warned = imports(py).and_then(|functions| {
-                let keywords = PyDict::new(py);
-                keywords.set_item("source", slf)?;
-                let args = (text, py.get_type::<PyResourceWarning>());
-                functions.warn.call(py, args, Some(&keywords)).map(drop)
-            });
+            let warned = warn_unclosed(py, &text, slf.map(Bound::as_any));
             let closed = self.release(py);
             if let Err(error) = warned.and(closed) {
                 error.write_unraisable(py, None);
-            }
-            if let Some(pending) = pending {
-                pending.restore(py);
             }
         });
     }
@@ -608,10 +577,7 @@ impl DatagramTransport {
 
 /// TypeError for what is no bytes-like object of the three kinds that asyncio takes.
 fn check_data(data: &Bound<'_, PyAny>) -> PyResult<()> {
-    let known = data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>();
-    if known {
+    if is_bytes_like(data) {
         return Ok(());
     }
     let name = PyString::new(data.py(), &data.get_type().name()?.to_string()).repr()?;

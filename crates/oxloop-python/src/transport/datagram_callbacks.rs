@@ -3,17 +3,16 @@
 
 use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
 use super::stream::SOURCE_TRACEBACK;
-use crate::error::{exception, leaves_loop, os_error};
+use crate::error::{Concerned, exception, leaves_loop, log_error, os_error, report};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::{calls, context};
 use crate::handle::{report_io, timed_io};
-use crate::imports::logger;
 use oxloop::engine::{DatagramHandler, Failure, SentOther};
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use rustix::net::SocketAddrAny;
 use std::io;
 
@@ -261,11 +260,8 @@ impl DatagramRef {
         let raised = exception(py, &error);
         if !error.is_instance_of::<PyOSError>(py) {
             self.report(cx, error, message)?;
-        } else if cx.get().is_debug() {
-            let keywords = PyDict::new(py);
-            keywords.set_item("exc_info", &raised)?;
-            let args = ("%r: %s", transport, message);
-            logger(py)?.call_method("debug", args, Some(&keywords))?;
+        } else {
+            log_error(cx, transport.as_any(), message, &raised)?;
         }
         DatagramTransport::force_close(transport, Some(raised.into_any()))
     }
@@ -273,11 +269,8 @@ impl DatagramRef {
     fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {
         let py = cx.py();
         let transport = self.0.bind(py);
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", exception(py, &error))?;
-        context.set_item("transport", transport)?;
-        context.set_item("protocol", transport.get().get_protocol_object(py))?;
-        cx.call_method1("call_exception_handler", (context,)).map(drop)
+        let protocol = transport.get().get_protocol_object(py);
+        let (transport, protocol) = (Some(transport.as_any()), protocol.as_ref());
+        report(cx, message, &error, Concerned { transport, protocol })
     }
 }

@@ -2,11 +2,10 @@
 
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
+use crate::error::warn_unclosed;
 use crate::ffi::bytes::{Piece, copy_of};
 use crate::ffi::calls;
-use crate::imports::imports;
 use oxloop::engine::Written;
-use pyo3::exceptions::PyResourceWarning;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
@@ -162,13 +161,7 @@ pub(super) fn abandon(
     transport: Option<&Bound<'_, StreamTransport>>,
     text: &str,
 ) -> PyResult<()> {
-    let warned = imports(py).and_then(|functions| {
-        let category = py.get_type::<PyResourceWarning>();
-        let keywords = PyDict::new(py);
-        keywords.set_item("source", transport)?;
-        let args = (format!("unclosed transport {text}"), category);
-        functions.warn.call(py, args, Some(&keywords)).map(drop)
-    });
+    let warned = warn_unclosed(py, text, transport.map(Bound::as_any));
     let closed = match &parts.socket {
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),

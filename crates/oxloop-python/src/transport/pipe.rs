@@ -3,25 +3,25 @@
 
 use super::handler::TransportRef;
 use super::stream::{Parts, SOURCE_TRACEBACK, limits, traverse, wake_soon};
-use crate::error::os_error;
+use crate::error::{os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, ReadTransportBase, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of};
+use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
-use crate::imports::{imports, logger};
+use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written,
 };
-use pyo3::exceptions::{PyAssertionError, PyResourceWarning, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -157,15 +157,7 @@ impl Pipe {
     }
 
     pub(super) fn info(&self) -> StreamInfo {
-        self.engine().stream_info(self.token).unwrap_or(StreamInfo {
-            descriptor: -1,
-            closing: true,
-            reading: false,
-            polls_read: false,
-            polls_write: false,
-            closed: true,
-            writing_paused: false,
-        })
+        self.engine().stream_info(self.token).unwrap_or(StreamInfo::LOST)
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
@@ -276,24 +268,13 @@ impl Pipe {
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         at_dealloc(|py| {
-            // A destructor may run while an exception is on its way.
-            let pending = PyErr::take(py);
-            let warned = imports(py).and_then(|functions| {
-                let keywords = PyDict::new(py);
-                keywords.set_item("source", slf)?;
-                let category = py.get_type::<PyResourceWarning>();
-                let args = (format!("unclosed transport {text}"), category);
-                functions.warn.call(py, args, Some(&keywords)).map(drop)
-            });
+            let warned = warn_unclosed(py, &text, slf);
             self.engine().release(self.token);
             let closed = parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)));
             for error in [warned, closed].into_iter().filter_map(Result::err) {
                 error.write_unraisable(py, None);
             }
             drop(parts);
-            if let Some(pending) = pending {
-                pending.restore(py);
-            }
         });
     }
 }
@@ -310,21 +291,74 @@ pub(super) fn close_object(pipe: &Bound<'_, PyAny>) -> PyResult<()> {
     pipe.call_method0(intern!(pipe.py(), "close")).map(drop)
 }
 
-#[pymethods]
-impl ReadPipeTransport {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.pipe.event_loop)?;
-        traverse(&self.pipe.parts, visit)
-    }
+/// The methods of a pipe's transport: what both ends have, and its own. PyO3 takes them in one block.
+macro_rules! pipe_methods {
+    (impl $class:ident as $end:ident; $($own:tt)*) => {
+        #[pymethods]
+        impl $class {
+            fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+                visit.call(&self.pipe.event_loop)?;
+                traverse(&self.pipe.parts, visit)
+            }
 
-    fn __clear__(&self) {
-        let parts = std::mem::take(&mut *self.pipe.parts.lock());
-        drop(parts);
-    }
+            fn __clear__(&self) {
+                let parts = std::mem::take(&mut *self.pipe.parts.lock());
+                drop(parts);
+            }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        slf.get().pipe.repr(slf)
-    }
+            fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+                slf.get().pipe.repr(slf)
+            }
+
+            /// Changes the protocol; `connection_made` is not called.
+            fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
+                self.pipe.set_protocol(protocol)
+            }
+
+            fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.get_protocol(py)
+            }
+
+            fn close(&self, py: Python<'_>) -> PyResult<()> {
+                self.pipe.close(py)
+            }
+
+            fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
+                PipeRef::$end(slf.clone().unbind()).lose(slf.py(), &exc)
+            }
+
+            #[getter]
+            fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.object(py)
+            }
+
+            #[setter(_pipe)]
+            fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
+                self.pipe.replace_object(pipe);
+            }
+
+            #[getter]
+            fn _fileno(&self) -> i32 {
+                self.pipe.number
+            }
+
+            #[getter]
+            fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
+                self.pipe.loop_of(py)
+            }
+
+            #[getter]
+            fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.pipe.get_protocol(py)
+            }
+
+            $($own)*
+        }
+    };
+}
+
+pipe_methods! {
+    impl ReadPipeTransport as Read;
 
     fn is_reading(&self) -> bool {
         self.pipe.info().reading
@@ -351,68 +385,13 @@ impl ReadPipeTransport {
         Ok(())
     }
 
-    /// Changes the protocol; `connection_made` is not called.
-    fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
-        self.pipe.set_protocol(protocol)
-    }
-
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
-
     fn is_closing(&self) -> bool {
         self.pipe.info().closing
     }
-
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.pipe.close(py)
-    }
-
-    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
-        PipeRef::Read(slf.clone().unbind()).lose(slf.py(), &exc)
-    }
-
-    #[getter]
-    fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.object(py)
-    }
-
-    #[setter(_pipe)]
-    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
-        self.pipe.replace_object(pipe);
-    }
-
-    #[getter]
-    fn _fileno(&self) -> i32 {
-        self.pipe.number
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
-        self.pipe.loop_of(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
 }
 
-#[pymethods]
-impl WritePipeTransport {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.pipe.event_loop)?;
-        traverse(&self.pipe.parts, visit)
-    }
-
-    fn __clear__(&self) {
-        let parts = std::mem::take(&mut *self.pipe.parts.lock());
-        drop(parts);
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        slf.get().pipe.repr(slf)
-    }
+pipe_methods! {
+    impl WritePipeTransport as Write;
 
     /// Writes bytes, bytearray or memoryview; never blocks.
     fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -421,10 +400,7 @@ impl WritePipeTransport {
         let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             engine.write(cx, pipe.token, &BytesData(bytes))?
         } else {
-            let known = data.is_instance_of::<PyBytes>()
-                || data.is_instance_of::<PyByteArray>()
-                || data.is_instance_of::<PyMemoryView>();
-            if !known {
+            if !is_bytes_like(data) {
                 return Err(PyAssertionError::new_err(data.repr()?.unbind()));
             }
             match copy_of(data) {
@@ -477,21 +453,8 @@ impl WritePipeTransport {
         self.pipe.engine().set_write_buffer_limits(cx, self.pipe.token, limits)
     }
 
-    /// Changes the protocol; `connection_made` is not called.
-    fn set_protocol(&self, protocol: Bound<'_, PyAny>) -> PyResult<()> {
-        self.pipe.set_protocol(protocol)
-    }
-
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
-    }
-
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
         self.pipe.is_closing(py)
-    }
-
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.pipe.close(py)
     }
 
     /// Drops what is queued; `connection_lost(None)` follows in a later turn.
@@ -499,34 +462,5 @@ impl WritePipeTransport {
         let pipe = &slf.get().pipe;
         pipe.flush(slf.py())?;
         PipeRef::Write(slf.clone().unbind()).force_close(pipe.event_loop(slf.py()), None)
-    }
-
-    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>) -> PyResult<()> {
-        PipeRef::Write(slf.clone().unbind()).lose(slf.py(), &exc)
-    }
-
-    #[getter]
-    fn _pipe(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.object(py)
-    }
-
-    #[setter(_pipe)]
-    fn set_pipe(&self, pipe: Option<Bound<'_, PyAny>>) {
-        self.pipe.replace_object(pipe);
-    }
-
-    #[getter]
-    fn _fileno(&self) -> i32 {
-        self.pipe.number
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<BaseLoop>> {
-        self.pipe.loop_of(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pipe.get_protocol(py)
     }
 }

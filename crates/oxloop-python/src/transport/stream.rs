@@ -9,7 +9,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of};
+use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
@@ -21,7 +21,7 @@ use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError}
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In debug mode a transport has the stack that made it under this name.
@@ -218,15 +218,7 @@ impl StreamTransport {
     }
 
     pub(super) fn info(&self) -> StreamInfo {
-        self.engine().stream_info(self.token).unwrap_or(StreamInfo {
-            descriptor: -1,
-            closing: true,
-            reading: false,
-            polls_read: false,
-            polls_write: false,
-            closed: true,
-            writing_paused: false,
-        })
+        self.engine().stream_info(self.token).unwrap_or(StreamInfo::LOST)
     }
 
     pub(super) fn flush(&self, py: Python<'_>) -> PyResult<()> {
@@ -453,23 +445,10 @@ impl StreamTransport {
 impl StreamTransport {
     /// asyncio's repr, with the state of the selector.
     fn describe(&self, class: &str) -> String {
-        let info = self.info();
-        let mut text = format!("<{class}");
-        if info.closed {
-            text.push_str(" closed");
-        } else if info.closing {
-            text.push_str(" closing");
-        }
-        text.push_str(&format!(" fd={}", self.number));
-        if !info.closed && !self.engine().is_closed() {
-            let size = self.engine().write_buffer_size(self.token);
-            let polling = |polls| if polls { "polling" } else { "idle" };
-            text.push_str(&format!(" read={}", polling(info.polls_read)));
-            let write = polling(info.polls_write);
-            text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-        }
-        text.push('>');
-        text
+        let (info, engine) = (self.info(), self.engine());
+        let polled = !info.closed && !engine.is_closed();
+        let size = polled.then(|| engine.write_buffer_size(self.token));
+        described(class, self.number, info, size)
     }
 
     /// Closes a transport that nobody has heard of.
@@ -507,16 +486,11 @@ impl StreamTransport {
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         at_dealloc(|py| {
-            // A destructor may run while an exception is on its way.
-            let pending = PyErr::take(py);
             if let Err(error) = extra_info::abandon(py, &parts, slf, &text) {
                 error.write_unraisable(py, None);
             }
             self.engine().release(self.token);
             drop(parts);
-            if let Some(pending) = pending {
-                pending.restore(py);
-            }
         });
     }
 }
@@ -531,10 +505,7 @@ impl Drop for StreamTransport {
 /// A copy of a mutable or unusual bytes-like object: asyncio would keep a reference, and send
 /// what it holds later. The inner error tells of memory that is not contiguous.
 fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
-    let known = data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>();
-    if !known {
+    if !is_bytes_like(data) {
         let kind = if cfg!(Py_3_14) {
             "a bytes, bytearray, or memoryview object"
         } else {
@@ -545,6 +516,26 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
         return Err(PyTypeError::new_err(message));
     }
     Ok(copy_of(data))
+}
+
+/// asyncio's repr of a socket's transport; `size` is what waits to be sent, bytes, as long as the
+/// selector watches the socket.
+pub(super) fn described(class: &str, number: i32, info: StreamInfo, size: Option<usize>) -> String {
+    let mut text = format!("<{class}");
+    if info.closed {
+        text.push_str(" closed");
+    } else if info.closing {
+        text.push_str(" closing");
+    }
+    text.push_str(&format!(" fd={number}"));
+    if let Some(size) = size {
+        let polling = |polls| if polls { "polling" } else { "idle" };
+        text.push_str(&format!(" read={}", polling(info.polls_read)));
+        let write = polling(info.polls_write);
+        text.push_str(&format!(" write=<{write}, bufsize={size}>"));
+    }
+    text.push('>');
+    text
 }
 
 /// Limits as asyncio computes and refuses them, for any integers; `default` is the high-water mark

@@ -91,6 +91,19 @@ pub struct StreamInfo {
     pub writing_paused: bool,
 }
 
+impl StreamInfo {
+    /// What a transport shows that the engine does not know any more.
+    pub const LOST: StreamInfo = StreamInfo {
+        descriptor: -1,
+        closing: true,
+        reading: false,
+        polls_read: false,
+        polls_write: false,
+        closed: true,
+        writing_paused: false,
+    };
+}
+
 impl<F: Face> Engine<F> {
     /// Takes over a connected, non-blocking stream socket; nothing is read before
     /// [`start_reading_soon`](Self::start_reading_soon). `buffered` streams read into their

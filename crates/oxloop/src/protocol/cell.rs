@@ -5,6 +5,7 @@
 //! protocol (a pause, by writing) waits in the cell until the callback has returned; a pause and
 //! a resume that wait together cancel out.
 
+use super::slot::Caller;
 use super::{DatagramProtocol, Protocol, SubprocessProtocol};
 use crate::address::Address;
 use crate::engine::Received;
@@ -96,8 +97,25 @@ impl Concerned {
     }
 }
 
+/// What protocols of all kinds and types have in common.
+pub(crate) trait Erased: Any + Send + Sync {
+    /// The name of the program's type.
+    fn type_name(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<P: Send + 'static> Erased for ProtocolCell<P> {
+    fn type_name(&self) -> &'static str {
+        type_name::<P>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
 /// A protocol of any type, as a connection holds it.
-pub(crate) trait AnyProtocol: Any + Send + Sync {
+pub(crate) trait AnyProtocol: Erased {
     fn connection_made(&self, transport: &Transport) -> Result<(), Panicked>;
     fn data_received(&self, transport: &Transport, data: &[u8]) -> Result<(), Panicked>;
     /// Whether it is read into: `receive` in the place of `data_received`.
@@ -114,8 +132,6 @@ pub(crate) trait AnyProtocol: Any + Send + Sync {
     fn flow(&self, transport: &Transport, flow: Flow);
     /// The loop was closed: nobody is told, and what is held for the connection is let go.
     fn abandoned(&self) {}
-    fn type_name(&self) -> &'static str;
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl<P: 'static> ProtocolCell<P> {
@@ -236,132 +252,87 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
     fn flow(&self, transport: &Transport, flow: Flow) {
         self.flow_of(Concerned::Stream(transport.clone()), flow);
     }
+}
 
-    fn type_name(&self) -> &'static str {
-        type_name::<P>()
-    }
+/// A kind of protocol whose callbacks give no answer: what holds one of any type, how a handle is
+/// made of it, and the boxed ones.
+macro_rules! protocols {
+    (
+        $(#[$doc:meta])*
+        $any:ident, $protocol:ident, $concerned:ident($transport:ty), $new:ident, $erased:ident {
+            $(fn $name:ident($($argument:ident: $type:ty),*);)*
+        }
+    ) => {
+        $(#[$doc])*
+        pub(crate) trait $any: Erased {
+            $(fn $name(&self, $($argument: $type),*) -> Result<(), Panicked>;)*
+            /// Pauses or resumes: now, or when the protocol's running callback has returned.
+            fn flow(&self, transport: &$transport, flow: Flow);
+        }
 
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
+        impl<P: $protocol + 'static> $any for ProtocolCell<P> {
+            $(fn $name(&self, $($argument: $type),*) -> Result<(), Panicked> {
+                self.call(|protocol| protocol.$name($($argument),*))
+            })*
+
+            fn flow(&self, transport: &$transport, flow: Flow) {
+                self.flow_of(Concerned::$concerned(transport.clone()), flow);
+            }
+        }
+
+        impl<P: $protocol + 'static> ProtocolHandle<P> {
+            pub(crate) fn $new(protocol: P) -> ProtocolHandle<P> {
+                let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
+                    Flow::Pause => protocol.pause_writing(),
+                    Flow::Resume => protocol.resume_writing(),
+                });
+                ProtocolHandle(Arc::new(cell))
+            }
+
+            pub(crate) fn $erased(&self) -> Arc<dyn $any> {
+                self.0.clone()
+            }
+        }
+
+        /// So that one factory can choose between protocols.
+        impl<P: $protocol + ?Sized> $protocol for Box<P> {
+            $(fn $name(&mut self, $($argument: $type),*) {
+                (**self).$name($($argument),*);
+            })*
+
+            fn pause_writing(&mut self) {
+                (**self).pause_writing();
+            }
+
+            fn resume_writing(&mut self) {
+                (**self).resume_writing();
+            }
+        }
+    };
+}
+
+protocols! {
+    /// A datagram protocol of any type, as an endpoint holds it.
+    AnyDatagramProtocol, DatagramProtocol, Datagrams(DatagramTransport),
+    of_datagrams, erased_datagrams {
+        fn connection_made(transport: &DatagramTransport);
+        fn datagram_received(transport: &DatagramTransport, data: &[u8], addr: &Address);
+        fn error_received(error: io::Error);
+        fn connection_lost(error: Option<crate::Error>);
     }
 }
 
-/// A datagram protocol of any type, as an endpoint holds it.
-pub(crate) trait AnyDatagramProtocol: Any + Send + Sync {
-    fn connection_made(&self, transport: &DatagramTransport) -> Result<(), Panicked>;
-    fn datagram_received(
-        &self,
-        transport: &DatagramTransport,
-        data: &[u8],
-        addr: &Address,
-    ) -> Result<(), Panicked>;
-    fn error_received(&self, error: io::Error) -> Result<(), Panicked>;
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
-    /// Pauses or resumes: now, or when the protocol's running callback has returned.
-    fn flow(&self, transport: &DatagramTransport, flow: Flow);
-    fn type_name(&self) -> &'static str;
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-}
-
-impl<P: DatagramProtocol + 'static> AnyDatagramProtocol for ProtocolCell<P> {
-    fn connection_made(&self, transport: &DatagramTransport) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.connection_made(transport))
-    }
-
-    fn datagram_received(
-        &self,
-        transport: &DatagramTransport,
-        data: &[u8],
-        addr: &Address,
-    ) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.datagram_received(transport, data, addr))
-    }
-
-    fn error_received(&self, error: io::Error) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.error_received(error))
-    }
-
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.connection_lost(error))
-    }
-
-    fn flow(&self, transport: &DatagramTransport, flow: Flow) {
-        self.flow_of(Concerned::Datagrams(transport.clone()), flow);
-    }
-
-    fn type_name(&self) -> &'static str {
-        type_name::<P>()
-    }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
-    }
-}
-
-/// A child process's protocol of any type, as its transport holds it.
-pub(crate) trait AnySubprocessProtocol: Any + Send + Sync {
-    fn connection_made(&self, transport: &SubprocessTransport) -> Result<(), Panicked>;
-    fn pipe_data_received(
-        &self,
-        transport: &SubprocessTransport,
-        fd: RawFd,
-        data: &[u8],
-    ) -> Result<(), Panicked>;
-    fn pipe_connection_lost(
-        &self,
-        transport: &SubprocessTransport,
-        fd: RawFd,
-        error: Option<crate::Error>,
-    ) -> Result<(), Panicked>;
-    fn process_exited(&self, transport: &SubprocessTransport) -> Result<(), Panicked>;
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
-    /// Pauses or resumes: now, or when the protocol's running callback has returned.
-    fn flow(&self, transport: &SubprocessTransport, flow: Flow);
-    fn type_name(&self) -> &'static str;
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-}
-
-impl<P: SubprocessProtocol + 'static> AnySubprocessProtocol for ProtocolCell<P> {
-    fn connection_made(&self, transport: &SubprocessTransport) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.connection_made(transport))
-    }
-
-    fn pipe_data_received(
-        &self,
-        transport: &SubprocessTransport,
-        fd: RawFd,
-        data: &[u8],
-    ) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.pipe_data_received(transport, fd, data))
-    }
-
-    fn pipe_connection_lost(
-        &self,
-        transport: &SubprocessTransport,
-        fd: RawFd,
-        error: Option<crate::Error>,
-    ) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.pipe_connection_lost(transport, fd, error))
-    }
-
-    fn process_exited(&self, transport: &SubprocessTransport) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.process_exited(transport))
-    }
-
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.connection_lost(error))
-    }
-
-    fn flow(&self, transport: &SubprocessTransport, flow: Flow) {
-        self.flow_of(Concerned::Subprocess(transport.clone()), flow);
-    }
-
-    fn type_name(&self) -> &'static str {
-        type_name::<P>()
-    }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
+protocols! {
+    /// A child process's protocol of any type, as its transport holds it.
+    AnySubprocessProtocol, SubprocessProtocol, Subprocess(SubprocessTransport),
+    of_subprocess, erased_subprocess {
+        fn connection_made(transport: &SubprocessTransport);
+        fn pipe_data_received(transport: &SubprocessTransport, fd: RawFd, data: &[u8]);
+        fn pipe_connection_lost(
+            transport: &SubprocessTransport, fd: RawFd, error: Option<crate::Error>
+        );
+        fn process_exited(transport: &SubprocessTransport);
+        fn connection_lost(error: Option<crate::Error>);
     }
 }
 
@@ -404,48 +375,11 @@ impl<P: Protocol + 'static> ProtocolHandle<P> {
     pub(crate) fn erased(&self) -> Arc<dyn AnyProtocol> {
         self.0.clone()
     }
-
-    pub(crate) fn from_erased(protocol: Arc<dyn AnyProtocol>) -> Option<ProtocolHandle<P>> {
-        protocol.into_any().downcast().ok().map(ProtocolHandle)
-    }
 }
 
-impl<P: DatagramProtocol + 'static> ProtocolHandle<P> {
-    pub(crate) fn of_datagrams(protocol: P) -> ProtocolHandle<P> {
-        let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
-            Flow::Pause => protocol.pause_writing(),
-            Flow::Resume => protocol.resume_writing(),
-        });
-        ProtocolHandle(Arc::new(cell))
-    }
-
-    pub(crate) fn erased_datagrams(&self) -> Arc<dyn AnyDatagramProtocol> {
-        self.0.clone()
-    }
-
-    pub(crate) fn from_erased_datagrams(
-        protocol: Arc<dyn AnyDatagramProtocol>,
-    ) -> Option<ProtocolHandle<P>> {
-        protocol.into_any().downcast().ok().map(ProtocolHandle)
-    }
-}
-
-impl<P: SubprocessProtocol + 'static> ProtocolHandle<P> {
-    pub(crate) fn of_subprocess(protocol: P) -> ProtocolHandle<P> {
-        let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
-            Flow::Pause => protocol.pause_writing(),
-            Flow::Resume => protocol.resume_writing(),
-        });
-        ProtocolHandle(Arc::new(cell))
-    }
-
-    pub(crate) fn erased_subprocess(&self) -> Arc<dyn AnySubprocessProtocol> {
-        self.0.clone()
-    }
-
-    pub(crate) fn from_erased_subprocess(
-        protocol: Arc<dyn AnySubprocessProtocol>,
-    ) -> Option<ProtocolHandle<P>> {
+impl<P: Send + 'static> ProtocolHandle<P> {
+    /// The handle of a protocol, if it is a `P`.
+    pub(crate) fn from_erased(protocol: Arc<impl Erased + ?Sized>) -> Option<ProtocolHandle<P>> {
         protocol.into_any().downcast().ok().map(ProtocolHandle)
     }
 }

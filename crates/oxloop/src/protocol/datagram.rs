@@ -57,30 +57,3 @@ pub trait DatagramProtocol: Send {
         let _ = error;
     }
 }
-
-/// So that one factory can choose between protocols.
-impl<P: DatagramProtocol + ?Sized> DatagramProtocol for Box<P> {
-    fn connection_made(&mut self, transport: &DatagramTransport) {
-        (**self).connection_made(transport);
-    }
-
-    fn datagram_received(&mut self, transport: &DatagramTransport, data: &[u8], addr: &Address) {
-        (**self).datagram_received(transport, data, addr);
-    }
-
-    fn error_received(&mut self, error: io::Error) {
-        (**self).error_received(error);
-    }
-
-    fn pause_writing(&mut self) {
-        (**self).pause_writing();
-    }
-
-    fn resume_writing(&mut self) {
-        (**self).resume_writing();
-    }
-
-    fn connection_lost(&mut self, error: Option<Error>) {
-        (**self).connection_lost(error);
-    }
-}

@@ -25,6 +25,7 @@
 mod buffered;
 pub(crate) mod cell;
 mod datagram;
+pub(crate) mod slot;
 mod stream;
 mod subprocess;
 

@@ -78,39 +78,3 @@ pub trait SubprocessProtocol: Send {
         let _ = error;
     }
 }
-
-/// So that one factory can choose between protocols.
-impl<P: SubprocessProtocol + ?Sized> SubprocessProtocol for Box<P> {
-    fn connection_made(&mut self, transport: &SubprocessTransport) {
-        (**self).connection_made(transport);
-    }
-
-    fn pipe_data_received(&mut self, transport: &SubprocessTransport, fd: RawFd, data: &[u8]) {
-        (**self).pipe_data_received(transport, fd, data);
-    }
-
-    fn pipe_connection_lost(
-        &mut self,
-        transport: &SubprocessTransport,
-        fd: RawFd,
-        error: Option<Error>,
-    ) {
-        (**self).pipe_connection_lost(transport, fd, error);
-    }
-
-    fn process_exited(&mut self, transport: &SubprocessTransport) {
-        (**self).process_exited(transport);
-    }
-
-    fn pause_writing(&mut self) {
-        (**self).pause_writing();
-    }
-
-    fn resume_writing(&mut self) {
-        (**self).resume_writing();
-    }
-
-    fn connection_lost(&mut self, error: Option<Error>) {
-        (**self).connection_lost(error);
-    }
-}

@@ -12,7 +12,8 @@ use crate::engine::Received;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, Panicked};
 use crate::event_loop::{Handle, Promise, TimerHandle};
-use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
+use crate::protocol::cell::{AnyProtocol, Erased, Flow, NotReceived, Recv, inside_of_protocol};
+use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::transport::flow_control::Limits;
 use crate::transport::{Payload, Transport};
 use ::rustls::Connection;
@@ -32,6 +33,7 @@ pub(crate) struct TlsConnection {
     pub(super) below: Transport,
     pub(super) state: Mutex<TlsState>,
     pub(super) wire: Mutex<Wire<Rustls>>,
+    protocol: ProtocolSlot<dyn AnyProtocol>,
     pub(super) held: Mutex<Held>,
     pub(super) timeouts: Timeouts,
     /// `close()` or `abort()` was called, or the connection is lost.
@@ -42,7 +44,6 @@ pub(crate) struct TlsConnection {
 
 /// What is let go when the connection is lost.
 pub(super) struct Held {
-    pub(super) protocol: Option<Arc<dyn AnyProtocol>>,
     /// Who waits for the end of the handshake.
     pub(super) waiter: Option<Waiting>,
     /// The handshake's, later the shutdown's.
@@ -74,12 +75,8 @@ impl TlsConnection {
             below: below.clone(),
             state: Mutex::new(TlsState::new(made)),
             wire: Mutex::new(Wire::new(engine, received)),
-            held: Mutex::new(Held {
-                protocol: Some(protocol),
-                waiter,
-                timer: None,
-                file: SendFile::None,
-            }),
+            protocol: ProtocolSlot::new(Some(protocol)),
+            held: Mutex::new(Held { waiter, timer: None, file: SendFile::None }),
             timeouts,
             closed: AtomicBool::new(false),
             sending: AtomicBool::new(false),
@@ -139,21 +136,19 @@ impl TlsConnection {
 
     fn let_go(&self) -> (Option<Arc<dyn AnyProtocol>>, Option<Waiting>, Option<TimerHandle>) {
         let mut held = self.held.lock();
-        (held.protocol.take(), held.waiter.take(), held.timer.take())
+        let (waiter, timer) = (held.waiter.take(), held.timer.take());
+        drop(held);
+        (self.protocol.take(), waiter, timer)
     }
 
     // What the transport above does.
 
     pub(crate) fn protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
-        self.held.lock().protocol.clone()
+        self.protocol.get()
     }
 
-    /// A lost connection has no protocol and needs none.
     pub(crate) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
-        let mut held = self.held.lock();
-        let old = if held.protocol.is_some() { held.protocol.replace(protocol) } else { None };
-        drop(held);
-        drop(old);
+        self.protocol.replace(protocol);
     }
 
     pub(crate) fn write(&self, pieces: &[Payload<'_>]) {
@@ -170,7 +165,7 @@ impl TlsConnection {
     pub(super) fn write_through(&self, pieces: &[Payload<'_>]) {
         let (session, taken) = {
             let mut state = self.state.lock();
-            let (session, taken) = (state.session(), state.may_write());
+            let (session, taken) = (state.session(), state.may_write() && !self.is_closed());
             if !taken && state.note_lost_write() {
                 drop(state);
                 log::warn!(target: "oxloop", "SSL connection is closed");
@@ -194,9 +189,12 @@ impl TlsConnection {
     }
 
     pub(crate) fn close(&self) {
-        if !self.closed.swap(true, Ordering::AcqRel) {
-            self.flow_on(|tls, fresh| tls.start_shutdown(fresh));
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let shut = |tls: &TlsConnection| tls.flow_on(|tls, fresh| tls.start_shutdown(fresh));
+        // What is there to be read is told first, and the caller may be the one to hear of it.
+        if inside_of_protocol() { self.soon(shut) } else { shut(self) }
     }
 
     /// `abort()`, or an error that is told by `connection_lost`.
@@ -208,6 +206,11 @@ impl TlsConnection {
     /// Whether [`close`](Self::close) was called, or the connection is lost.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether it is closed, or another TLS connection below it.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closed() || self.below.tls().is_some_and(|tls| tls.is_closing())
     }
 
     pub(crate) fn pause(&self) {
@@ -345,7 +348,9 @@ impl AnyProtocol for TlsConnection {
         }
         drop((protocol, waiter, timer));
     }
+}
 
+impl Erased for TlsConnection {
     fn type_name(&self) -> &'static str {
         type_name::<TlsConnection>()
     }

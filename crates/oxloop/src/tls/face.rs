@@ -7,6 +7,7 @@ use super::state::{Session, TlsState};
 use super::wire::Fresh;
 use crate::error::{Error, Misuse, Result};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived};
+use crate::protocol::slot::Caller;
 use crate::transport::Transport;
 use parking_lot::{Mutex, RawMutex};
 use rustix::io::Errno;
@@ -162,9 +163,7 @@ impl TlsLayer for TlsConnection {
         Ok(())
     }
 
-    fn connection_made(&self, fresh: Fresh<'_>) -> Result<()> {
-        // The protocol may close the connection, which reads it to its end.
-        self.wire.lock().keep(fresh);
+    fn connection_made(&self, _: Fresh<'_>) -> Result<()> {
         let Some((protocol, transport)) = self.application() else { return Ok(()) };
         Ok(protocol.connection_made(&transport)?)
     }

@@ -5,6 +5,7 @@ use crate::connect::Unclaimed;
 use crate::error::{Misuse, Result};
 use crate::event_loop::{EventLoop, Handle, Waiter, promise};
 use crate::protocol::cell::AnyProtocol;
+use crate::protocol::slot::Caller;
 use crate::protocol::{Protocol, ProtocolHandle};
 use crate::transport::Transport;
 use std::sync::Arc;

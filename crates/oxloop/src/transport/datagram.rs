@@ -4,11 +4,12 @@ use super::Payload;
 use super::flow_control::Limits;
 use crate::address::{Address, UnixAddress};
 use crate::engine::{DatagramHandler, Descriptor, EndpointKind, Failure, Sent, SentOther, Token};
-use crate::error::{Error, Misuse};
+use crate::error::Misuse;
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
 use crate::event_loop::{EventLoop, ExceptionContext, Handle};
 use crate::protocol::cell::{AnyDatagramProtocol, Flow};
+use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::protocol::{DatagramProtocol, ProtocolHandle};
 use parking_lot::Mutex;
 use rustix::net::SocketAddrAny;
@@ -38,15 +39,9 @@ struct Endpoint {
     remote: Option<Address>,
     peer: Option<Address>,
     local: Option<Address>,
-    held: Mutex<Held>,
-}
-
-/// What is let go when the endpoint is lost.
-#[derive(Default)]
-struct Held {
-    protocol: Option<Arc<dyn AnyDatagramProtocol>>,
-    /// The owner of the descriptor; the engine has it on loan.
-    socket: Option<Arc<Socket>>,
+    protocol: ProtocolSlot<dyn AnyDatagramProtocol>,
+    /// The owner of the descriptor, until the endpoint is lost; the engine has it on loan.
+    socket: Mutex<Option<Arc<Socket>>>,
 }
 
 /// An endpoint as the engine refers to it.
@@ -186,13 +181,7 @@ impl DatagramTransport {
     pub fn set_protocol<P: DatagramProtocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
         let handle = ProtocolHandle::of_datagrams(protocol);
         let (transport, erased) = (self.clone(), handle.erased_datagrams());
-        self.0.core.act(move |_| {
-            let mut held = transport.0.held.lock();
-            // A lost endpoint has no protocol and needs none.
-            let old = if held.protocol.is_some() { held.protocol.replace(erased) } else { None };
-            drop(held);
-            drop(old);
-        });
+        self.0.core.act(move |_| transport.0.protocol.replace(erased));
         handle
     }
 
@@ -200,7 +189,7 @@ impl DatagramTransport {
     ///
     /// Source: *BaseTransport.get_protocol*.
     pub fn protocol<P: DatagramProtocol + 'static>(&self) -> Option<ProtocolHandle<P>> {
-        self.current_protocol().and_then(ProtocolHandle::from_erased_datagrams)
+        self.current_protocol().and_then(ProtocolHandle::from_erased)
     }
 
     /// Whom the socket is connected to, if it is.
@@ -232,7 +221,7 @@ impl DatagramTransport {
     ///
     /// Source: *get_extra_info('socket')*.
     pub fn with_socket<R>(&self, f: impl FnOnce(&Socket) -> R) -> Option<R> {
-        let socket = self.0.held.lock().socket.clone()?;
+        let socket = self.0.socket.lock().clone()?;
         Some(f(&socket))
     }
 
@@ -254,9 +243,10 @@ impl DatagramTransport {
         let (peer, local) = (Address::peer(&socket), Address::own(&socket));
         let kind = EndpointKind { remote: remote.is_some(), other: false };
         let token = engine.add_endpoint(Descriptor::Lent(socket.as_raw_fd()), kind);
-        let held = Held { protocol: Some(protocol), socket: Some(Arc::new(socket)) };
+        let protocol = ProtocolSlot::new(Some(protocol));
+        let socket = Mutex::new(Some(Arc::new(socket)));
         let core = cx.core.clone();
-        let endpoint = Endpoint { core, token, remote, peer, local, held: Mutex::new(held) };
+        let endpoint = Endpoint { core, token, remote, peer, local, protocol, socket };
         let transport = DatagramTransport(Arc::new(endpoint));
         engine.set_endpoint_handler(token, DatagramCell(transport.clone()));
         if cx.core.is_closed() {
@@ -270,32 +260,8 @@ impl DatagramTransport {
         engine.call_soon(Callback::Call(Handle::once(move || then(transport))));
     }
 
-    fn current_protocol(&self) -> Option<Arc<dyn AnyDatagramProtocol>> {
-        self.0.held.lock().protocol.clone()
-    }
-
-    /// Calls the protocol; a panic goes to the exception handler.
-    fn call<E: Into<Error>>(
-        &self,
-        name: &str,
-        f: impl FnOnce(&dyn AnyDatagramProtocol) -> Result<(), E>,
-    ) {
-        let Some(protocol) = self.current_protocol() else { return };
-        if let Err(panic) = f(&*protocol) {
-            let class = protocol.type_name();
-            self.report(format!("Exception in callback {class}::{name}"), panic);
-        }
-    }
-
     fn tell_error(&self, error: io::Error) {
         self.call("error_received", |protocol| protocol.error_received(error));
-    }
-
-    /// Tells the exception handler of an error on this endpoint.
-    pub(crate) fn report(&self, message: impl Into<String>, error: impl Into<Error>) {
-        let protocol = self.current_protocol().map(|protocol| protocol.type_name());
-        let context = ExceptionContext::new(message).error(error);
-        self.0.core.report(context.protocol(protocol).endpoint(self));
     }
 
     fn lose_soon(&self, cx: Cx<'_>) {
@@ -314,8 +280,25 @@ impl DatagramTransport {
     /// Closes the descriptor and lets go of the protocol.
     pub(crate) fn abandon(&self) {
         self.0.core.engine.release_endpoint(self.0.token);
-        let held = std::mem::take(&mut *self.0.held.lock());
-        drop(held);
+        drop(self.0.protocol.take());
+        let socket = self.0.socket.lock().take();
+        drop(socket);
+    }
+}
+
+impl Caller for DatagramTransport {
+    type Protocol = dyn AnyDatagramProtocol;
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    fn current_protocol(&self) -> Option<Arc<dyn AnyDatagramProtocol>> {
+        self.0.protocol.get()
+    }
+
+    fn describe(&self, context: ExceptionContext) -> ExceptionContext {
+        context.endpoint(self)
     }
 }
 
@@ -383,7 +366,7 @@ impl DatagramHandler<RustFace> for DatagramCell {
 /// The descriptor's number, -1 once it is closed. It is the transport's to close.
 impl AsRawFd for DatagramTransport {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.held.lock().socket.as_ref().map_or(-1, |socket| socket.as_raw_fd())
+        self.0.socket.lock().as_ref().map_or(-1, |socket| socket.as_raw_fd())
     }
 }
 

@@ -35,8 +35,7 @@ pub use subprocess::SubprocessTransport;
 use crate::address::Address;
 use crate::error::Misuse;
 use crate::event_loop::EventLoop;
-#[cfg(feature = "rustls")]
-use crate::event_loop::core::Core;
+use crate::protocol::slot::Caller;
 use crate::protocol::{Protocol, ProtocolHandle};
 #[cfg(feature = "rustls")]
 use crate::tls::{Direction, TlsConnection};
@@ -97,11 +96,6 @@ impl Transport {
     #[cfg(feature = "rustls")]
     pub(crate) fn tls(&self) -> Option<&Arc<TlsConnection>> {
         self.1.as_ref()
-    }
-
-    #[cfg(feature = "rustls")]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.0.core
     }
 
     #[cfg(feature = "rustls")]
@@ -186,8 +180,9 @@ impl Transport {
     /// [`connection_lost`](Protocol::connection_lost) comes in a later turn.
     ///
     /// Over TLS the closing alert (close_notify) is sent after the data, and the peer's is waited for,
-    /// no longer than the shutdown's time-out. A peer that sends data in its place is not waited for;
-    /// `connection_lost` tells of it.
+    /// no longer than the shutdown's time-out. What has come in already is told first, and once the
+    /// callback has returned that calls this. A peer that sends data in the alert's place is not
+    /// waited for; `connection_lost` tells of it.
     ///
     /// Source: *BaseTransport.close*.
     pub fn close(&self) {
@@ -213,7 +208,7 @@ impl Transport {
     pub fn is_closing(&self) -> bool {
         self.flush();
         #[cfg(feature = "rustls")]
-        if self.1.as_ref().is_some_and(|tls| tls.is_closed()) {
+        if self.1.as_ref().is_some_and(|tls| tls.is_closing()) {
             return true;
         }
         self.0.core.engine.stream_info(self.0.token).is_none_or(|info| info.closing)
@@ -411,7 +406,7 @@ impl fmt::Debug for Transport {
         let (closing, size) = match self.tls() {
             Some(tls) => {
                 f.write_str("<Tls")?;
-                (closing || tls.is_closed(), size + tls.write_buffer_size())
+                (closing || tls.is_closing(), size + tls.write_buffer_size())
             }
             None => {
                 f.write_str("<")?;

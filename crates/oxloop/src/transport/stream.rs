@@ -11,6 +11,7 @@ use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
 use crate::event_loop::{ExceptionContext, Handle, Promise};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
+use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::server::Attachment;
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -28,13 +29,13 @@ pub(crate) struct Connection {
     pub(super) token: Token,
     pub(super) peer: Option<Address>,
     pub(super) local: Option<Address>,
+    protocol: ProtocolSlot<dyn AnyProtocol>,
     pub(super) held: Mutex<Held>,
 }
 
 /// What is let go when the connection is lost.
 #[derive(Default)]
 pub(super) struct Held {
-    protocol: Option<Arc<dyn AnyProtocol>>,
     /// The owner of the descriptor; the engine has it on loan.
     socket: Option<Arc<Socket>>,
     server: Option<Attachment>,
@@ -104,11 +105,12 @@ impl Connection {
         then: impl FnOnce(Transport) + Send + 'static,
     ) {
         let (engine, core) = (&cx.core.engine, cx.core.clone());
-        let connection = Connection { core, token, peer, local, held: Mutex::new(held) };
+        let (held, slot) = (Mutex::new(held), ProtocolSlot::new(None));
+        let connection = Connection { core, token, peer, local, protocol: slot, held };
         let transport = Transport::plain(Arc::new(connection));
         let protocol = protocol(&transport);
         engine.set_buffered(token, protocol.is_buffered());
-        transport.0.held.lock().protocol = Some(protocol);
+        transport.0.protocol.set(protocol);
         if let Some(server) = &transport.0.held.lock().server {
             server.name(WeakTransport(Arc::downgrade(&transport.0)));
         }
@@ -131,20 +133,10 @@ impl Drop for Connection {
 }
 
 impl Transport {
-    pub(super) fn current_protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
-        over_tls!(self, tls => tls.protocol());
-        self.0.held.lock().protocol.clone()
-    }
-
-    /// The one before lives on until its running callback has returned.
     pub(crate) fn replace_protocol(&self, protocol: Arc<dyn AnyProtocol>) {
         over_tls!(self, tls => tls.replace_protocol(protocol));
         self.0.core.engine.set_buffered(self.0.token, protocol.is_buffered());
-        let mut held = self.0.held.lock();
-        // A lost connection has no protocol and needs none.
-        let old = if held.protocol.is_some() { held.protocol.replace(protocol) } else { None };
-        drop(held);
-        drop(old);
+        self.0.protocol.replace(protocol);
     }
 
     pub(super) fn socket(&self) -> Option<Arc<Socket>> {
@@ -176,18 +168,7 @@ impl Transport {
     }
 
     fn connection_made(&self) {
-        let Some(protocol) = self.current_protocol() else { return };
-        if let Err(panic) = protocol.connection_made(self) {
-            let name = protocol.type_name();
-            self.report(format!("Exception in callback {name}::connection_made"), panic);
-        }
-    }
-
-    /// Tells the exception handler of an error on this connection.
-    pub(crate) fn report(&self, message: impl Into<String>, error: impl Into<Error>) {
-        let protocol = self.current_protocol().map(|protocol| protocol.type_name());
-        let context = ExceptionContext::new(message).error(error);
-        self.0.core.report(context.protocol(protocol).transport(self));
+        self.call("connection_made", |protocol| protocol.connection_made(self));
     }
 
     /// A callback panicked: the connection cannot go on.
@@ -234,18 +215,14 @@ impl Transport {
         }
         let error = self.0.held.lock().error.take();
         self.settle(Err(rustix::io::Errno::CONNABORTED.into()));
-        if let Some(protocol) = self.current_protocol() {
-            if let Err(panic) = protocol.connection_lost(error) {
-                let name = protocol.type_name();
-                self.report(format!("Exception in callback {name}::connection_lost"), panic);
-            }
-        }
+        self.call("connection_lost", |protocol| protocol.connection_lost(error));
         self.release();
     }
 
     /// Closes the descriptor and lets go of the protocol and the server.
     fn release(&self) {
         self.0.core.engine.release(self.0.token);
+        drop(self.0.protocol.take());
         let held = std::mem::take(&mut *self.0.held.lock());
         drop(held);
     }
@@ -256,6 +233,23 @@ impl Transport {
             protocol.abandoned();
         }
         self.release();
+    }
+}
+
+impl Caller for Transport {
+    type Protocol = dyn AnyProtocol;
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    fn current_protocol(&self) -> Option<Arc<dyn AnyProtocol>> {
+        over_tls!(self, tls => tls.protocol());
+        self.0.protocol.get()
+    }
+
+    fn describe(&self, context: ExceptionContext) -> ExceptionContext {
+        context.transport(self)
     }
 }
 

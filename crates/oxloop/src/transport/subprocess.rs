@@ -5,10 +5,11 @@ use super::stream::Connection;
 use crate::children::{forsake, watch_exit};
 use crate::engine::{PipeEnd, PipeKind};
 use crate::error::Error;
-use crate::event_loop::core::{Core, Panicked};
+use crate::event_loop::core::Core;
 use crate::event_loop::face::Cx;
 use crate::event_loop::{EventLoop, ExceptionContext, Handle};
 use crate::protocol::cell::{AnySubprocessProtocol, Flow};
+use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::protocol::{Protocol, ProtocolHandle, SubprocessProtocol};
 use crate::sys::{Child, ChildStatus};
 use parking_lot::Mutex;
@@ -32,6 +33,7 @@ pub struct SubprocessTransport(Arc<Process>);
 struct Process {
     core: Arc<Core>,
     child: Child,
+    protocol: ProtocolSlot<dyn AnySubprocessProtocol>,
     held: Mutex<Held>,
 }
 
@@ -43,7 +45,6 @@ struct Held {
     returncode: Option<i32>,
     /// By the child's number of them.
     pipes: [Pipe; 3],
-    protocol: Option<Arc<dyn AnySubprocessProtocol>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -172,13 +173,7 @@ impl SubprocessTransport {
     pub fn set_protocol<P: SubprocessProtocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
         let handle = ProtocolHandle::of_subprocess(protocol);
         let (transport, erased) = (self.clone(), handle.erased_subprocess());
-        self.0.core.act(move |_| {
-            let mut held = transport.0.held.lock();
-            // A lost child has no protocol and needs none.
-            let old = if held.protocol.is_some() { held.protocol.replace(erased) } else { None };
-            drop(held);
-            drop(old);
-        });
+        self.0.core.act(move |_| transport.0.protocol.replace(erased));
         handle
     }
 
@@ -186,7 +181,7 @@ impl SubprocessTransport {
     ///
     /// Source: *BaseTransport.get_protocol*.
     pub fn protocol<P: SubprocessProtocol + 'static>(&self) -> Option<ProtocolHandle<P>> {
-        self.current_protocol().and_then(ProtocolHandle::from_erased_subprocess)
+        self.current_protocol().and_then(ProtocolHandle::from_erased)
     }
 
     /// The loop of this child; `None` once its last handle is gone.
@@ -205,14 +200,10 @@ impl SubprocessTransport {
             closing: false,
             returncode: None,
             pipes: [Pipe::None, Pipe::None, Pipe::None],
-            protocol: Some(protocol),
         };
-        let process = Process { core: core.clone(), child, held: Mutex::new(held) };
+        let protocol = ProtocolSlot::new(Some(protocol));
+        let process = Process { core: core.clone(), child, protocol, held: Mutex::new(held) };
         SubprocessTransport(Arc::new(process))
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.0.core
     }
 
     /// The child, which must not be signalled nor reaped by it.
@@ -247,26 +238,6 @@ impl SubprocessTransport {
         }
     }
 
-    fn current_protocol(&self) -> Option<Arc<dyn AnySubprocessProtocol>> {
-        self.0.held.lock().protocol.clone()
-    }
-
-    /// Calls the protocol; a panic goes to the exception handler.
-    fn call(&self, name: &str, f: impl FnOnce(&dyn AnySubprocessProtocol) -> Result<(), Panicked>) {
-        let Some(protocol) = self.current_protocol() else { return };
-        if let Err(panic) = f(&*protocol) {
-            let class = protocol.type_name();
-            self.report(format!("Exception in callback {class}::{name}"), panic);
-        }
-    }
-
-    /// Tells the exception handler of an error of this child.
-    pub(crate) fn report(&self, message: impl Into<String>, error: impl Into<Error>) {
-        let protocol = self.current_protocol().map(|protocol| protocol.type_name());
-        let context = ExceptionContext::new(message).error(error);
-        self.0.core.report(context.protocol(protocol).subprocess(self));
-    }
-
     fn flow(&self, flow: Flow) {
         self.current_protocol().inspect(|protocol| protocol.flow(self, flow));
     }
@@ -289,8 +260,23 @@ impl SubprocessTransport {
 
     /// Lets go of the protocol: nobody is told any more.
     fn let_go(&self) {
-        let protocol = self.0.held.lock().protocol.take();
-        drop(protocol);
+        drop(self.0.protocol.take());
+    }
+}
+
+impl Caller for SubprocessTransport {
+    type Protocol = dyn AnySubprocessProtocol;
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    fn current_protocol(&self) -> Option<Arc<dyn AnySubprocessProtocol>> {
+        self.0.protocol.get()
+    }
+
+    fn describe(&self, context: ExceptionContext) -> ExceptionContext {
+        context.subprocess(self)
     }
 }
 
