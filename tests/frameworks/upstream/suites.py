@@ -218,9 +218,6 @@ SUITES = (
         ),
         options=("-m", "not dev_mode and not autobahn and not internal"),
         expected={
-            "tests/test_connector.py::test_start_tls_connection_returns_none": (
-                "wants None of start_tls on a closing transport; docs/differences.md, TLS"
-            ),
             "tests/test_web_functional.py::test_keepalive_expires_on_time": (
                 "replaces loop.time, for timers to follow; docs/differences.md, Lifetimes"
             ),
