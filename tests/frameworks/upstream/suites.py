@@ -94,6 +94,7 @@ SUITES = (
             "pytest-mock==3.15.1",
             "trustme==1.2.1",
             "wsproto==1.3.2",
+            "zttp==0.0.35",
         ),
         options=("--ignore=tests/benchmarks",),
         expected={
@@ -284,6 +285,7 @@ SUITES = (
         name="tornado",
         version="6.6.1",
         paths=("tornado/test",),
+        requirements=("hypothesis",),
         options=("-o", "python_files=*_test.py"),
         conftest="""\
 import logging
