@@ -139,7 +139,7 @@ fuzz: $(VENV)/.oxloop $(VENV)/.dev ## Random scripts on asyncio and on oxloop, c
 	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) --seed $(SEED) --loop $(LOOP)
 
 test-frameworks: $(VENV)/.oxloop ## The test suites of aiohttp, uvicorn and others, on both loops; SUITES="uvicorn"
-	$(PY) -m tests.frameworks.upstream $(SUITES)
+	$(PY) -m tests.frameworks.upstream --json $(RESULTS)/upstream.json $(SUITES)
 
 stress: $(VENV)/.oxloop $(VENV)/.dev ## 100,000 connects, half of them given up, in Rust and Python; CONNECTS=1000000
 	OXLOOP_STRESS_CONNECTS=$(CONNECTS) cargo test $(LOCKED) --release --package oxloop --test connect_stress

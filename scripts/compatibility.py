@@ -6,8 +6,9 @@ FOLDER has a folder for each Python (3.14), and in it what the make targets leav
     {"net": "CPython's own tests", "python": "3.14.8", "passed": 2088, "failed": ["name"],
      "skipped": {"reason": 47}}
 
-A JSON file of an upstream suite has also `"suite": "aiohttp 3.14.5"` and `"loop": "asyncio:..."`:
-it becomes a row of the second table. What has not been run on a Python is said, never left out.
+`upstream.json` is a list of such, each with `"suite": "aiohttp 3.14.5"` in the place of the net,
+`"loop": "asyncio"`, `"expected": {"name": "reason"}` and `"unsteady": ["name"]`: rows of a table of
+their own. What has not been run on a Python is said, never left out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
@@ -43,11 +45,21 @@ ORDER = (CONFORMANCE, TRACES, BEHAVIOUR, PROGRAMS)
 
 @dataclass
 class Tally:
-    """What came out of a set of tests; `numbers` counts what else a net knows."""
+    """What came out of a set of tests.
+
+    Attributes:
+        failed: names.
+        skipped: how many, by reason.
+        expected: names of tests that were known to fail, and did, with their reasons.
+        unsteady: names of tests that passed only when they were run again.
+        numbers: what else a net counts.
+    """
 
     passed: int = 0
     failed: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    expected: dict[str, str] = field(default_factory=dict)
+    unsteady: list[str] = field(default_factory=list)
     numbers: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -62,31 +74,37 @@ class Run:
         version: with its patch number, as far as a result names it.
         nets: by name, on oxloop or on no loop.
         suites: of real programs, by name and loop.
+        upstream: the suites of other projects, likewise.
     """
 
     version: str
     nets: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     suites: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+    upstream: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
 
 
 def load(folder: Path) -> Run:
     """Read the results of one Python."""
     run = Run(folder.name)
     for path in sorted(folder.glob("*.json")):
-        add_counts(run, json.loads(path.read_text("utf-8")))
+        found = json.loads(path.read_text("utf-8"))
+        for counts in found if isinstance(found, list) else [found]:
+            add_counts(run, counts)
     for path in sorted(folder.glob("*.xml")):
         for suite in ElementTree.parse(path).getroot().iter("testsuite"):
             add_junit(run, suite)
     return run
 
 
-def add_counts(run: Run, counts: Mapping[str, object]) -> None:
-    """Add a JSON file's counts."""
+def add_counts(run: Run, counts: Mapping[str, Any]) -> None:
+    """Add the counts of a JSON file."""
     text = {key: value for key, value in counts.items() if isinstance(value, str)}
     run.version = text.get("python", run.version)
     loop = module_of(text.get("loop", "oxloop"))
     if "suite" in text:
-        tally = run.suites[text["suite"], loop]
+        tally = run.upstream[text["suite"], loop]
+        tally.expected.update(counts.get("expected", {}))
+        tally.unsteady += counts.get("unsteady", [])
     elif loop == "oxloop":
         tally = run.nets[text["net"]]
     else:
@@ -154,7 +172,7 @@ def table(rows: Iterable[tuple[str, Iterable[str]]], runs: Mapping[str, Run]) ->
 
 def text(runs: Mapping[str, Run]) -> str:
     """All tables."""
-    return "\n".join([*nets(runs), *suites(runs), *skips(runs), *failures(runs)])
+    return "\n".join([*nets(runs), *suites(runs), *upstream(runs), *skips(runs), *failures(runs)])
 
 
 def nets(runs: Mapping[str, Run]) -> Iterator[str]:
@@ -178,23 +196,71 @@ def nets(runs: Mapping[str, Run]) -> Iterator[str]:
 
 def suites(runs: Mapping[str, Run]) -> Iterator[str]:
     """Each suite of real programs, asyncio beside oxloop."""
-    names = sorted({name for run in runs.values() for name, _ in run.suites})
-    if not names:
+    found = {label: run.suites for label, run in runs.items()}
+    if any(found.values()):
+        yield "## Real programs, suite by suite\n\nPassed / skipped / failed.\n"
+        yield from table(beside(found, str), runs)
+
+
+def upstream(runs: Mapping[str, Run]) -> Iterator[str]:
+    """The suites of other projects, and why tests of them fail or are no proof."""
+    found = {label: run.upstream for label, run in runs.items()}
+    if not any(found.values()):
         return
-    yield "## Real programs, suite by suite\n\nPassed / skipped / failed.\n"
-    rows = [
+    yield "## The suites of other projects\n\nPassed / skipped / expected failures / failed.\n"
+    yield from table(beside(found, with_expected), runs)
+    tallies = [
+        (run.version, f"{name} on {loop}", tally)
+        for run in runs.values()
+        for (name, loop), tally in run.upstream.items()
+    ]
+    for title, names in (
+        ("Expected failures, and why", expected_failures(runs)),
+        (
+            "Failed",
+            [f"- {on}, {name}: `{test}`" for on, name, tally in tallies for test in tally.failed],
+        ),
+        (
+            "Passed only when run again, alone",
+            [f"- {on}, {name}: `{test}`" for on, name, tally in tallies for test in tally.unsteady],
+        ),
+    ):
+        if names:
+            yield "\n".join([f"### {title}\n", *names, ""])
+
+
+def expected_failures(runs: Mapping[str, Run]) -> list[str]:
+    """A line for each test, with the Pythons on which it fails."""
+    pythons = defaultdict(list)
+    for run in runs.values():
+        for (name, _), tally in run.upstream.items():
+            for test, reason in tally.expected.items():
+                pythons[name, test, reason].append(run.version)
+    return [
+        f"- {name}: `{test}`: {escape(reason)} ({', '.join(versions)})"
+        for (name, test, reason), versions in sorted(pythons.items())
+    ]
+
+
+def with_expected(tally: Tally) -> str:
+    """The counts of an upstream suite."""
+    counts = tally.passed, tally.skipped.total(), len(tally.expected), len(tally.failed)
+    return " / ".join(map(str, counts))
+
+
+def beside(
+    found: Mapping[str, Mapping[tuple[str, str], Tally]], show: Callable[[Tally], str]
+) -> list[tuple[str, list[str]]]:
+    """Rows: asyncio, then oxloop, of each suite."""
+    return [
         (
             f"{name}, on {loop}",
-            [
-                str(run.suites[name, loop]) if (name, loop) in run.suites else "-"
-                for run in runs.values()
-            ],
+            [show(by[name, loop]) if (name, loop) in by else "-" for by in found.values()],
         )
-        for name in names
+        for name in sorted({name for by in found.values() for name, _ in by})
         for loop in ("asyncio", "oxloop")
-        if any((name, loop) in run.suites for run in runs.values())
+        if any((name, loop) in by for by in found.values())
     ]
-    yield from table(rows, runs)
 
 
 def skips(runs: Mapping[str, Run]) -> Iterator[str]:

@@ -86,8 +86,10 @@ class TestCompatibility:
         (folder / "pytest.xml").write_text(self.JUNIT)
         counts = {"net": "CPython's own tests", "python": "3.14.8", "passed": 9, "failed": ["t.x"]}
         (folder / "conformance.json").write_text(json.dumps({**counts, "skipped": {"why": 2}}))
-        suite = {**counts, "suite": "aiohttp 3", "loop": "asyncio:new_event_loop"}
-        (folder / "aiohttp.json").write_text(json.dumps(suite))
+        suite = {"suite": "aiohttp 3", "python": "3.14.8", "passed": 9, "skipped": {"why": 2}}
+        stock = {**suite, "loop": "asyncio", "failed": ["t.x"], "expected": {}, "unsteady": []}
+        ours = {**stock, "loop": "oxloop", "expected": {"t.y": "a|b"}, "unsteady": ["t.z"]}
+        (folder / "upstream.json").write_text(json.dumps([stock, ours]))
         document = tmp_path / "document.md"
         document.write_text("before\n<!-- tables: begin -->\nold\n<!-- tables: end -->\nafter\n")
         done = run("compatibility.py", str(tmp_path / "results"), "--update", str(document))
@@ -105,7 +107,11 @@ class TestCompatibility:
             f"| Differential traces | {none}1 / 0 / 0 | not run |",
             f"| Traces: scripts compared | {dashes}5 | - |",
             f"| Traces: events in them | {dashes}70 | - |",
-            f"| aiohttp 3, on asyncio | {dashes}9 / 0 / 1 | - |",
+            f"| aiohttp 3, on asyncio | {dashes}9 / 2 / 0 / 1 | - |",
+            f"| aiohttp 3, on oxloop | {dashes}9 / 2 / 1 / 1 | - |",
+            "- aiohttp 3: `t.y`: a\\|b (3.14.8)",
+            "- 3.14.8, aiohttp 3 on asyncio: `t.x`",
+            "- 3.14.8, aiohttp 3 on oxloop: `t.z`",
             f"| x, on asyncio | {dashes}1 / 0 / 0 | - |",
             f"| x, on oxloop | {dashes}1 / 0 / 0 | - |",
             f"| old\\|new | {dashes}1 | - |",

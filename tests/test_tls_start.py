@@ -363,6 +363,78 @@ class TestFailures:
         assert reference() is None
 
 
+class TestClosing:
+    """This side closes the transport below: there is no TLS transport, and no error."""
+
+    CLOSE = pytest.mark.parametrize("close", ["close", "abort"])
+
+    @CLOSE
+    @SIDES
+    async def test_before(self, loop, tls, close, server_side):
+        transport, protocol, wire = await tls.network.connect()
+        getattr(transport, close)()
+        own = tls.own_context(server_side)
+        name = None if server_side else HOST
+        new = await loop.start_tls(
+            transport, protocol, own, server_side=server_side, server_hostname=name
+        )
+        assert new is None
+        assert await protocol.lost() is None
+        assert protocol.calls == ["connection_made", "connection_lost"]
+        assert transport.get_protocol() is None
+        await gone(wire)
+
+    @CLOSE
+    async def test_meanwhile(self, loop, tls, close):
+        """Not told to the protocol: connection_lost comes in the midst of the handshake."""
+        transport, protocol, wire = await tls.network.connect()
+        starting = asyncio.ensure_future(
+            loop.start_tls(transport, protocol, client_context(), server_hostname=HOST)
+        )
+        assert (await wire.read(1)) == b"\x16"  # of the ClientHello
+        getattr(transport, close)()
+        assert await starting is None
+        await hops(5)
+        assert protocol.calls == ["connection_made"]
+        await gone(wire)
+
+    async def test_with_data_to_send(self, loop, tls):
+        """What was written before is sent, then the ClientHello, then the end."""
+        transport, protocol, wire = await tls.network.connect()
+        transport.set_write_buffer_limits(1 << 30)
+        data = bytes(8_000_000)
+        transport.write(data)
+        transport.close()
+        starting = asyncio.ensure_future(
+            loop.start_tls(transport, protocol, client_context(), server_hostname=HOST)
+        )
+        await hops(3)
+        sent = await wire.read_all()
+        assert sent[: len(data)] == data
+        assert sent[len(data) : len(data) + 1] == b"\x16"
+        assert await starting is None
+        assert protocol.calls == ["connection_made"]
+
+    async def test_over_tls(self, loop, tls):
+        """It ends with the close of the outer TLS, or with the peer's answer to it."""
+        transport, protocol, outside = await tls.connect()
+        transport.close()
+        starting = asyncio.ensure_future(
+            loop.start_tls(transport, protocol, client_context(), server_hostname=HOST)
+        )
+        await outside.unwrap()
+        with contextlib.suppress(ConnectionResetError):
+            assert await starting is None
+
+    async def test_lost(self, loop, tls, loop_spec):
+        skip_stock_bug(loop_spec, True, "start_tls on a lost transport never returns")
+        transport, protocol, _ = await tls.network.connect()
+        transport.close()
+        await protocol.lost()
+        with pytest.raises(ConnectionResetError):
+            await loop.start_tls(transport, protocol, client_context(), server_hostname=HOST)
+
+
 class TestTlsInTls:
     """A tunnel through an HTTPS proxy: TLS over TLS."""
 

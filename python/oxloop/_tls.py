@@ -42,12 +42,13 @@ class TlsMixin(LoopBase):
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> asyncio.Transport:
+    ) -> asyncio.Transport | None:
         """Upgrades a connection to TLS; returns the transport that `protocol` uses from now on.
 
-        What a StreamReader has buffered already is the first that TLS reads. TypeError for what is
-        no SSLContext and for transports that cannot be upgraded; ConnectionResetError for one that
-        is closing; the handshake's error where it fails, which closes the connection.
+        None where this side closes the connection, before or meanwhile. What a StreamReader has
+        buffered already is the first that TLS reads. TypeError for what is no SSLContext and for
+        transports that cannot be upgraded; ConnectionResetError for a lost one; the handshake's
+        error where it fails, which closes the connection.
         """
         if ssl is None:
             raise RuntimeError("Python ssl module is not available")
@@ -57,10 +58,10 @@ class TlsMixin(LoopBase):
             )
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
-        if transport.is_closing():
-            # asyncio waits for a peer that will never answer.
-            raise ConnectionResetError("Connection lost")
         below: Any = transport
+        if below.is_closing() and below.get_protocol() is None:
+            # connection_lost is over: asyncio waits for a call that will never come.
+            raise ConnectionResetError("Connection lost")
 
         waiter = self.create_future()
         ssl_protocol = self._make_ssl_protocol(
@@ -80,7 +81,6 @@ class TlsMixin(LoopBase):
         below.set_protocol(ssl_protocol)
         made = self.call_soon(ssl_protocol.connection_made, below)
         resumed = self.call_soon(below.resume_reading)
-        app_transport = ssl_protocol._app_transport
         try:
             await waiter
         except BaseException:
@@ -88,8 +88,7 @@ class TlsMixin(LoopBase):
             made.cancel()
             resumed.cancel()
             raise
-        assert app_transport is not None
-        return app_transport
+        return ssl_protocol._app_transport
 
     def _make_ssl_protocol(
         self,

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from . import report, sessions
 from .environments import BUILD, prepare
@@ -24,6 +25,7 @@ def _arguments() -> argparse.Namespace:
     names = [suite.name for suite in SUITES]
     parser.add_argument("suites", nargs="*", help=f"of {', '.join(names)} (all if none is given)")
     parser.add_argument("-k", dest="only", default="", help="tests whose name contains this")
+    parser.add_argument("--json", type=Path, help="put the counts of whole suites into this file")
     arguments = parser.parse_args()
     unknown = set(arguments.suites).difference(names)
     if unknown:
@@ -40,7 +42,7 @@ def main() -> int:
             continue
         started = time.monotonic()
         try:
-            good = _run(suite, arguments.only)
+            good = _run(suite, arguments.only, arguments.json)
         except (LookupError, OSError) as error:
             print(f"{suite.title}: NOT RUN: {error}")
             good = False
@@ -52,7 +54,7 @@ def main() -> int:
     return status
 
 
-def _run(suite: Suite, only: str) -> bool:
+def _run(suite: Suite, only: str, results: Path | None) -> bool:
     """Run one suite on both loops; whether oxloop does as well."""
     environment = prepare(suite)
     logs = BUILD / "upstream" / "logs"
@@ -73,8 +75,8 @@ def _run(suite: Suite, only: str) -> bool:
         if not verdict.worse:
             break
     report.print_verdict(suite, done, verdict)
-    if not only:
-        report.write(suite, done, verdict)
+    if results and not only:
+        report.write(results, report.counts(suite, done, verdict))
     return verdict.good
 
 

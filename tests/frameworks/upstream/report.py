@@ -6,14 +6,14 @@ import json
 import platform
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .environments import BUILD
 from .sessions import Session
 from .suites import Suite, covers
 
-__all__ = ["Verdict", "compare", "print_verdict", "write"]
+__all__ = ["Verdict", "compare", "counts", "print_verdict", "write"]
 
 
 @dataclass
@@ -110,37 +110,46 @@ def _last_line(session: Session, name: str) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-def write(suite: Suite, sessions: dict[str, Session], verdict: Verdict) -> None:
-    """The counts of each loop as a file for scripts/compatibility.py.
+def counts(suite: Suite, sessions: dict[str, Session], verdict: Verdict) -> list[dict[str, object]]:
+    """What scripts/compatibility.py reads: an entry for each loop.
 
-    An expected failure counts as skipped, with its reason; a test that fails on asyncio too is a
-    failure of both.
+    What was left out counts as skipped; what passed when it was run again has passed, and is named;
+    a test that fails on asyncio too is a failure of both.
     """
-    folder = BUILD / "results" / f"{sys.version_info[0]}.{sys.version_info[1]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    made: list[dict[str, object]] = []
     for loop, session in sessions.items():
-        passed, failed = session.named("passed"), session.named("failed")
-        if loop == "oxloop":
-            passed = passed + verdict.unsteady
-            failed = [n for n in failed if n not in verdict.expected and n not in verdict.unsteady]
+        ours = Verdict() if loop == "asyncio" else verdict
+        failed = {*session.named("failed"), *ours.worse}
+        judged = {*ours.worse, *ours.expected, *ours.unsteady}
         skipped = Counter(
-            session.tests[name].detail for name in session.named("skipped", "left out")
+            session.tests[name].detail
+            for name in session.named("skipped", "left out")
+            if name not in judged
         )
-        if loop == "oxloop":
-            skipped.update(f"expected to fail: {text}" for text in verdict.expected.values())
-        counts = {
-            "net": "frameworks",
-            "suite": suite.title,
-            "version": suite.version,
-            "python": platform.python_version(),
-            "loop": loop,
-            "passed": len(passed),
-            "failed": sorted(failed),
-            "skipped": dict(sorted(skipped.items())),
-            "worse": verdict.worse,
-            "expected": verdict.expected,
-            "unsteady": verdict.unsteady,
-            "loops_made": session.made,
-        }
-        path = Path(folder, f"upstream-{suite.name}-{loop}.json")
-        path.write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
+        made.append(
+            {
+                "suite": suite.title,
+                "python": platform.python_version(),
+                "loop": loop,
+                "passed": len(session.named("passed")) + len(ours.unsteady),
+                "failed": sorted(failed.difference(ours.expected, ours.unsteady)),
+                "skipped": dict(sorted(skipped.items())),
+                "expected": ours.expected,
+                "unsteady": ours.unsteady,
+            }
+        )
+    return made
+
+
+def write(path: Path, made: list[dict[str, object]]) -> None:
+    """Put a suite's entries into the file, in the place of those of an earlier run."""
+    entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+    project = _project(made[0])
+    entries = [entry for entry in entries if _project(entry) != project]
+    entries = sorted(entries + made, key=lambda entry: (entry["suite"], entry["loop"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
+
+
+def _project(entry: Mapping[str, object]) -> str:
+    return str(entry["suite"]).partition(" ")[0]

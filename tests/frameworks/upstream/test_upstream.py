@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from . import sessions
 from .environments import Environment
-from .report import Verdict, compare
+from .report import Verdict, compare, counts, write
 from .sessions import Outcome, Session
 from .suites import SUITES, Suite, covers
 
@@ -157,6 +158,25 @@ def test_expected_failures_are_strict() -> None:
     assert not _verdict(suite, known="passed, passed").good
     assert not _verdict(suite).good  # there is no such test
     assert not _verdict(replace(_SUITE, left_out={"f.py::other": "why"})).good
+
+
+def test_the_counts_are_added_to_those_of_other_suites(tmp_path: Path) -> None:
+    made = _sessions(both="failed, failed", known="passed, failed", out="skipped, skipped")
+    verdict = compare(replace(_SUITE, expected={"f.py::known": "why"}), **made)
+    path = tmp_path / "3.14" / "upstream.json"
+    for suite in (replace(_SUITE, name="other"), _SUITE, replace(_SUITE, version="2")):
+        write(path, counts(suite, made, verdict))
+    entries = json.loads(path.read_text("utf-8"))
+    assert [(entry["suite"], entry["loop"]) for entry in entries] == [
+        ("other 1", "asyncio"),
+        ("other 1", "oxloop"),
+        ("sample 2", "asyncio"),
+        ("sample 2", "oxloop"),
+    ]
+    asyncio, oxloop = entries[2:]
+    assert (asyncio["passed"], oxloop["passed"]) == (2, 1)
+    assert asyncio["failed"] == oxloop["failed"] == ["f.py::both"]
+    assert (asyncio["expected"], oxloop["expected"]) == ({}, {"f.py::known": "why"})
 
 
 def test_the_loop_must_have_been_used() -> None:

@@ -321,6 +321,9 @@ impl SslProtocol {
 
     fn connection_made(slf: &Bound<'_, Self>, transport: &Bound<'_, PyAny>) -> PyResult<()> {
         let this = slf.get();
+        if this.is_lost() {
+            return Ok(()); // `start_tls` on a transport that was closing
+        }
         this.parts.lock().below = Some(Below::new(&this.event_loop, transport));
         Layer(slf).begin(this.event_loop(slf.py()))
     }
