@@ -105,7 +105,9 @@ pub(super) fn writelines(
         return StreamTransport::write(slf, &joined);
     }
     let mut pieces = Vec::new();
-    for item in list_of_data.try_iter()? {
+    // Whatever is false counts as nothing, None too (asyncio looks at the truth first).
+    let items = list_of_data.is_truthy()?.then(|| list_of_data.try_iter()).transpose()?;
+    for item in items.into_iter().flatten() {
         let item = item?;
         pieces.push(match item.cast_into_exact::<PyBytes>() {
             Ok(bytes) => Piece::Bytes(bytes),
