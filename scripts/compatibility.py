@@ -7,7 +7,7 @@ FOLDER has a folder for each Python (3.14), and in it what the make targets leav
      "skipped": {"reason": 47}}
 
 A JSON file of an upstream suite has also `"suite": "aiohttp 3.14.5"` and `"loop": "asyncio:..."`:
-it becomes a row of the second table. What has not been run on a Python is said, never left out.
+it becomes a row of the second table. `generated.json` (`make fuzz`) has numbers of its own. What has not been run on a Python is said, never left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
@@ -62,21 +63,29 @@ class Run:
         version: with its patch number, as far as a result names it.
         nets: by name, on oxloop or on no loop.
         suites: of real programs, by name and loop.
+        random: what `generated.json` has, of random scripts.
     """
 
     version: str
     nets: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     suites: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+    random: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(folder: Path) -> Run:
     """Read the results of one Python."""
     run = Run(folder.name)
     for path in sorted(folder.glob("*.json")):
+        if path.stem.startswith("generated"):
+            continue  # other loops' are in docs/differences.md
         add_counts(run, json.loads(path.read_text("utf-8")))
     for path in sorted(folder.glob("*.xml")):
         for suite in ElementTree.parse(path).getroot().iter("testsuite"):
             add_junit(run, suite)
+    generated = folder / "generated.json"
+    if generated.exists():
+        run.random = json.loads(generated.read_text("utf-8"))
+        run.version = run.random["python"]
     return run
 
 
@@ -154,7 +163,7 @@ def table(rows: Iterable[tuple[str, Iterable[str]]], runs: Mapping[str, Run]) ->
 
 def text(runs: Mapping[str, Run]) -> str:
     """All tables."""
-    return "\n".join([*nets(runs), *suites(runs), *skips(runs), *failures(runs)])
+    return "\n".join([*nets(runs), *random_scripts(runs), *suites(runs), *skips(runs), *failures(runs)])
 
 
 def nets(runs: Mapping[str, Run]) -> Iterator[str]:
@@ -173,6 +182,20 @@ def nets(runs: Mapping[str, Run]) -> Iterator[str]:
             rows.append(
                 (f"Traces: {name or 'differences explained'}", [str(n or "-") for n in counts])
             )
+    yield from table(rows, runs)
+
+
+def random_scripts(runs: Mapping[str, Run]) -> Iterator[str]:
+    """What came of the random scripts, and how often a rule explained a difference."""
+    yield "## Random scripts\n\nOn asyncio and on oxloop, compared (`make fuzz`).\n"
+    rows = [
+        (name, [str(run.random.get(name, "not run")) for run in runs.values()])
+        for name in ("scripts", "events", "unsteady", "unexplained")
+    ]
+    rules = sorted({rule for run in runs.values() for rule in run.random.get("explained", {})})
+    for rule in rules:
+        counts = [run.random.get("explained", {}).get(rule, "-") for run in runs.values()]
+        rows.append((f"explained by {rule}", [str(count) for count in counts]))
     yield from table(rows, runs)
 
 

@@ -273,8 +273,9 @@ GENERATED: list[Explanation] = [
     Explanation(
         "eof_received_leaves",
         "the end of the stream is told once",
-        ends=r"(?s)\.eof_received\(\).*\.eof_received\(\)",
+        ends=r"(?s)\.eof_received\(\).*\.(eof_received|pause_reading)\(\)",
         kind="stream",
+        given="left the run",
     ),
     Explanation(
         "read_pipe_raises",
