@@ -7,7 +7,8 @@ FOLDER has a folder for each Python (3.14), and in it what the make targets leav
      "skipped": {"reason": 47}}
 
 A JSON file of an upstream suite has also `"suite": "aiohttp 3.14.5"` and `"loop": "asyncio:..."`:
-it becomes a row of the second table. `generated.json` (`make fuzz`) has numbers of its own. What has not been run on a Python is said, never left out.
+it becomes a row of the second table. `generated.json` (`make fuzz`) has numbers of its own.
+What has not been run on a Python is said, never left out.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ def table(rows: Iterable[tuple[str, Iterable[str]]], runs: Mapping[str, Run]) ->
 
 def text(runs: Mapping[str, Run]) -> str:
     """All tables."""
-    return "\n".join([*nets(runs), *random_scripts(runs), *suites(runs), *skips(runs), *failures(runs)])
+    return "\n".join(
+        [*nets(runs), *random_scripts(runs), *suites(runs), *skips(runs), *failures(runs)]
+    )
 
 
 def nets(runs: Mapping[str, Run]) -> Iterator[str]:

@@ -281,14 +281,15 @@ GENERATED: list[Explanation] = [
         "read_pipe_raises",
         "no handle is made for each event",
         strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
-        r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|loop: <loop>, "
-        r"message: 'Exception in callback protocol.\w+', protocol: <.*?>, transport: <.*?>)\} .*$",
+        r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|"
+        r"loop: <loop>, message: 'Exception in callback protocol.\w+', protocol: <.*?>, transport: <.*?>)\} .*$",
         kind="_pipe",
     ),
     Explanation(
         "tls_write_after_reset",
         "the writer has returned when what was gathered is sent",
-        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*|Recorder.connection_lost.*) \[[^]]*\]$",
+        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*|"
+        r"Recorder\.connection_lost.*) \[[^]]*\]$",
         loose=True,
         kind="tls",
         needs="far_reset",
