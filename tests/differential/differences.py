@@ -282,7 +282,8 @@ GENERATED: list[Explanation] = [
         "no handle is made for each event",
         strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
         r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|"
-        r"loop: <loop>, message: 'Exception in callback protocol.\w+', protocol: <.*?>, transport: <.*?>)\} .*$",
+        r"loop: <loop>, message: 'Exception in callback protocol.\w+', protocol: <.*?>, "
+        r"transport: <.*?>)\} .*$",
         kind="_pipe",
     ),
     Explanation(
