@@ -30,6 +30,8 @@ RESULTS := results/$(VERSION)
 SCRIPTS ?= 2000
 SEED ?= 1
 LOOP ?= oxloop:new_event_loop
+# In the names of results; nothing for oxloop.
+OF_LOOP := $(patsubst %,-%,$(filter-out oxloop,$(firstword $(subst :, ,$(LOOP)))))
 LOCKED := $(if $(CI),--locked)
 # The Python package does without it: OpenSSL is CPython's.
 TLS := oxloop/tls
@@ -136,7 +138,8 @@ package: ## The crate as it would be published, built from its own archive
 	done
 
 fuzz: $(VENV)/.oxloop $(VENV)/.dev ## Random scripts on asyncio and on oxloop, compared; SCRIPTS=2000 SEED=1 LOOP=uvloop:new_event_loop
-	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) --seed $(SEED) --loop $(LOOP)
+	$(PY) -m tests.differential.generate --scripts $(SCRIPTS) \
+		--seed $(SEED) --loop $(LOOP) --results $(RESULTS)/generated$(OF_LOOP).json
 
 test-frameworks: $(VENV)/.oxloop ## The test suites of aiohttp, uvicorn and others, on both loops; SUITES="uvicorn"
 	$(PY) -m tests.frameworks.upstream --json $(RESULTS)/upstream.json $(SUITES)

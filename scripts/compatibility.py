@@ -8,7 +8,8 @@ FOLDER has a folder for each Python (3.14), and in it what the make targets leav
 
 `upstream.json` is a list of such, each with `"suite": "aiohttp 3.14.5"` in the place of the net,
 `"loop": "asyncio"`, `"expected": {"name": "reason"}` and `"unsteady": ["name"]`: rows of a table of
-their own. What has not been run on a Python is said, never left out.
+their own. `generated.json` (`make fuzz`) has numbers of its own. What has not been run on a Python
+is said, never left out.
 """
 
 from __future__ import annotations
@@ -75,24 +76,32 @@ class Run:
         nets: by name, on oxloop or on no loop.
         suites: of real programs, by name and loop.
         upstream: the suites of other projects, likewise.
+        random: what `generated.json` has, of random scripts.
     """
 
     version: str
     nets: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     suites: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     upstream: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+    random: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(folder: Path) -> Run:
     """Read the results of one Python."""
     run = Run(folder.name)
     for path in sorted(folder.glob("*.json")):
+        if path.stem.startswith("generated"):
+            continue  # other loops' are in docs/differences.md
         found = json.loads(path.read_text("utf-8"))
         for counts in found if isinstance(found, list) else [found]:
             add_counts(run, counts)
     for path in sorted(folder.glob("*.xml")):
         for suite in ElementTree.parse(path).getroot().iter("testsuite"):
             add_junit(run, suite)
+    generated = folder / "generated.json"
+    if generated.exists():
+        run.random = json.loads(generated.read_text("utf-8"))
+        run.version = run.random["python"]
     return run
 
 
@@ -172,7 +181,8 @@ def table(rows: Iterable[tuple[str, Iterable[str]]], runs: Mapping[str, Run]) ->
 
 def text(runs: Mapping[str, Run]) -> str:
     """All tables."""
-    return "\n".join([*nets(runs), *suites(runs), *upstream(runs), *skips(runs), *failures(runs)])
+    parts = nets, random_scripts, suites, upstream, skips, failures
+    return "\n".join(line for part in parts for line in part(runs))
 
 
 def nets(runs: Mapping[str, Run]) -> Iterator[str]:
@@ -191,6 +201,20 @@ def nets(runs: Mapping[str, Run]) -> Iterator[str]:
             rows.append(
                 (f"Traces: {name or 'differences explained'}", [str(n or "-") for n in counts])
             )
+    yield from table(rows, runs)
+
+
+def random_scripts(runs: Mapping[str, Run]) -> Iterator[str]:
+    """What came of the random scripts, and how often a rule explained a difference."""
+    yield "## Random scripts\n\nOn asyncio and on oxloop, compared (`make fuzz`).\n"
+    rows = [
+        (name, [str(run.random.get(name, "not run")) for run in runs.values()])
+        for name in ("scripts", "events", "unsteady", "unexplained")
+    ]
+    rules = sorted({rule for run in runs.values() for rule in run.random.get("explained", {})})
+    for rule in rules:
+        counts = [run.random.get("explained", {}).get(rule, "-") for run in runs.values()]
+        rows.append((f"explained by {rule}", [str(count) for count in counts]))
     yield from table(rows, runs)
 
 

@@ -90,6 +90,10 @@ class TestCompatibility:
         stock = {**suite, "loop": "asyncio", "failed": ["t.x"], "expected": {}, "unsteady": []}
         ours = {**stock, "loop": "oxloop", "expected": {"t.y": "a|b"}, "unsteady": ["t.z"]}
         (folder / "upstream.json").write_text(json.dumps([stock, ours]))
+        random: dict[str, object] = {"python": "3.14.8", "scripts": 300, "explained": {"eof": 7}}
+        random.update(events=4000, unsteady=1, unexplained=0)
+        (folder / "generated.json").write_text(json.dumps(random))
+        (folder / "generated-uvloop.json").write_text(json.dumps({**random, "scripts": 5}))
         document = tmp_path / "document.md"
         document.write_text("before\n<!-- tables: begin -->\nold\n<!-- tables: end -->\nafter\n")
         done = run("compatibility.py", str(tmp_path / "results"), "--update", str(document))
@@ -114,6 +118,9 @@ class TestCompatibility:
             "- 3.14.8, aiohttp 3 on oxloop: `t.z`",
             f"| x, on asyncio | {dashes}1 / 0 / 0 | - |",
             f"| x, on oxloop | {dashes}1 / 0 / 0 | - |",
+            f"| scripts | {none}300 | not run |",
+            f"| unexplained | {none}0 | not run |",
+            f"| explained by eof | {dashes}7 | - |",
             f"| old\\|new | {dashes}1 | - |",
             "- 3.14.8, Behaviour tests: `tests.test_a::test_three`",
             "- 3.14.8, CPython's own tests: `t.x`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import ssl
 import weakref
 
 import pytest
@@ -23,6 +24,19 @@ class Viewing(BufferedRecorder):
     def get_buffer(self, sizehint):
         self.hints.append(sizehint)
         return memoryview(self.buffer)
+
+
+class ClosingBuffer(BufferedRecorder):
+    """Once armed, answers and closes in get_buffer."""
+
+    armed = False
+
+    def get_buffer(self, sizehint):
+        if self.armed:
+            self.armed = False
+            self.transport.write(b"answer")
+            self.transport.close()
+        return super().get_buffer(sizehint)
 
 
 class TestBuffer:
@@ -200,6 +214,24 @@ class TestCallbacks:
         assert await peer.read_all() == b"answer"
         await peer.unwrap()
         assert await protocol.lost() is None
+
+    async def test_closing_in_get_buffer(self, tls_opened):
+        _, protocol, peer = await tls_opened(ClosingBuffer())
+        protocol.armed = True
+        peer.send(b"request")
+        assert await peer.read_all() == b"answer"
+        await peer.unwrap()
+        assert await protocol.lost() is None
+        assert bytes(protocol.data) == b"request"
+
+    async def test_closing_in_get_buffer_as_the_peer_does(self, tls_opened, error_contexts):
+        """The read that asked for the buffer finds the connection unwrapped."""
+        _, protocol, peer = await tls_opened(ClosingBuffer())
+        protocol.armed = True
+        peer.close_notify()
+        assert isinstance(await protocol.lost(), ssl.SSLZeroReturnError)
+        assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]
+        assert error_contexts == []
 
     async def test_end(self, tls_opened):
         _, protocol, peer = await tls_opened(BufferedRecorder(100))

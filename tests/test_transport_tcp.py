@@ -231,6 +231,22 @@ class TestWritelines:
         transport.close()
         assert (await peer.read_all()).endswith(b"\0almost the end")
 
+    @pytest.mark.skipif(PYTHON < (3, 12), reason="before, the pieces are joined first")
+    async def test_refuses_anything_after_the_end(self, opened):
+        transport, _, _ = await opened()
+        transport.write_eof()
+        with pytest.raises(RuntimeError, match="after write_eof"):
+            transport.writelines(3)
+
+    @pytest.mark.skipif(PYTHON < (3, 12), reason="before, only what can be joined is taken")
+    @pytest.mark.parametrize("nothing", [None, 0, "", {}], ids=repr)
+    async def test_what_is_false_is_nothing(self, opened, nothing):
+        transport, _, peer = await opened()
+        transport.writelines(nothing)
+        transport.write(b"end")
+        transport.close()
+        assert await peer.read_all() == b"end"
+
     @pytest.mark.parametrize("pieces", ["text", [b"a", "b"], [1]], ids=repr)
     async def test_refuses_other_kinds(self, opened, pieces):
         transport, _, _ = await opened()

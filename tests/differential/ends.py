@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import os
 import select
 import socket
 import ssl
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -74,10 +76,15 @@ class End:
         self.name = name
         self.options = options
         self.transport: Any = None
-        self.lost = False
+        self._lost = False
         self.hooks: dict[str, list[Op]] = {}
         self.generation = 0
         self.writes = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether `connection_lost` has been called."""
+        return self._lost
 
     async def open(self) -> None:
         """Make it, and wait until it is there."""
@@ -115,7 +122,7 @@ class End:
     def on(self, call: str, *args: Any) -> Any:
         """Do in a callback what was asked for with `hook`: once each."""
         if call == "connection_lost":
-            self.lost = True
+            self._lost = True
         armed = self.hooks.get(call)
         if armed:
             do, error, answer = armed.pop(0)
@@ -222,6 +229,9 @@ class Writer(End):
             or self.transport.get_write_buffer_size()
         ):
             return
+        self._block(near)
+
+    def _block(self, near: int) -> None:
         size = _fill(near)
         self.fillers.append((self.accepted, size))
         self.accepted += size
@@ -447,6 +457,40 @@ class Stream(Writer):
             self.trace.name(secure.transport, f"{self.protocol.name}.tls")
             self.protocol.transport = secure.transport
         self.player.replace(self, secure)
+
+    async def op_sendfile(self, size: int, offset: int, count: int | None, file: str) -> None:
+        """sendfile of a `file` on disk, or of one in `memory`, while the far end reads.
+
+        One in memory only where nothing waits: asyncio of 3.12 and 3.13 sends pieces twice.
+        """
+        if self.transport is None or not self._fits(size) or (self.blocked and file == "memory"):
+            return
+        make: Any = io.BytesIO if file == "memory" else tempfile.TemporaryFile
+        source = self.trace.enter(contextlib.closing(make()))
+        source.write(pattern(size, self.writes)[:size])
+        self.writes += 1
+        fallback = file != "no fallback"
+
+        async def send() -> Any:
+            return await self.loop.sendfile(
+                self.transport, source, offset, count, fallback=fallback
+            )
+
+        label = f"{self.name}: sendfile {size} {offset} {count} {file}"
+        task = asyncio.ensure_future(self.trace.wait(label, send(), lane=self.name))
+        idle = 0
+        while not task.done() and idle < 2 * STILL:
+            before = len(self.got)
+            if self.far_open and not self.ended:
+                self.far_read()
+            await asyncio.sleep(0 if idle < STILL else 0.001)
+            idle = 0 if before != len(self.got) else idle + 1
+        if not task.done():
+            self.say(f"{self.name}: this waits for ever")
+            task.cancel()
+        self.accepted += await task or 0
+        self.say(f"{self.name}: the file is at", source.tell())
+        await self.op_drain()
 
     def _far_writes(self) -> bool:
         return self.far is not None and self.far_open and not self.finished

@@ -17,10 +17,12 @@ import copy
 import difflib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +85,8 @@ class Counts:
 
     scripts: int = 0
     events: int = 0
-    explained: int = 0
+    explained: Counter[str] = field(default_factory=Counter)
+    """In how many scripts a rule, by the name of its example, was needed."""
     unsteady: list[Script] = field(default_factory=list)
 
 
@@ -131,14 +134,15 @@ class Pair:
             if again != expected or got == expected:
                 self.counts.unsteady.append(script)
                 return []
-        diff = _diff(expected, got, self.loop)
-        for rule in self.rules if rules is None else rules:
-            if rule.concerns(script):
-                expected, got = rule.apply(script, expected, got)
-                if expected == got:
-                    self.counts.explained += 1
-                    return []
-        return diff
+        concerned = [r for r in (self.rules if rules is None else rules) if r.concerns(script)]
+        if not explains(concerned, script, expected, got):
+            return _diff(expected, got, self.loop)
+        for rule in list(concerned):
+            others = [other for other in concerned if other is not rule]
+            if explains(others, script, expected, got):
+                concerned = others
+        self.counts.explained.update(rule.example for rule in concerned)
+        return []
 
     def shorter(self, script: Script) -> Script:
         """Return `script` without what is not needed for it to differ."""
@@ -150,6 +154,15 @@ class Pair:
                     script, changed = shorter, True
                     break
         return script
+
+
+def explains(
+    rules: Sequence[Explanation], script: Script, expected: list[Event], got: list[Event]
+) -> bool:
+    """Return whether `rules` together leave no difference between both traces of `script`."""
+    for rule in rules:
+        expected, got = rule.apply(script, expected, got)
+    return expected == got
 
 
 def ordered(script: Script, events: list[Event]) -> list[Event]:
@@ -197,15 +210,13 @@ def main() -> int:
     """Generate from the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("files", nargs="*", type=Path, help="play these scripts and no others")
-    parser.add_argument("--scripts", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scripts", type=int, default=1000, help="for each seed")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--loop", default=DEFAULT, help="module:factory (default: %(default)s)")
     parser.add_argument("--shorten", type=int, default=5, help="make so many as short as possible")
     parser.add_argument("--no-contexts", action="store_true", help="do not compare contexts")
     parser.add_argument("--keep", type=Path, help="write differing scripts into this folder")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "build/results", help="write counts into this folder"
-    )
+    parser.add_argument("--results", type=Path, help="write the counts into this JSON file")
     options = parser.parse_args()
     started = time.monotonic()
     rules = GENERATED if options.loop == DEFAULT else ()
@@ -221,7 +232,8 @@ def main() -> int:
             for file in options.files:
                 check(json.loads(file.read_text()))
         else:
-            generated(options.scripts, options.seed, check)
+            for number in options.seed:
+                generated(options.scripts, number, check)
         counts = copy.deepcopy(pair.counts)
         for script in counts.unsteady[: options.shorten]:
             print("unsteady:", json.dumps(script), end="\n\n")
@@ -234,26 +246,25 @@ def main() -> int:
                 found.setdefault(kind(diff), [json.dumps(script), *diff])
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
-                file = options.keep / f"{options.seed}-{number}.json"
+                file = options.keep / f"{number}.json"
                 file.write_text(json.dumps(script) + "\n")
         for one in found.values():
             print(*one, sep="\n", end="\n\n")
-    python = ".".join(map(str, sys.version_info[:3]))
     result = {
-        "net": "differential",
-        "python": python,
+        "net": "Random scripts",
+        "python": platform.python_version(),
         "loop": options.loop,
         "contexts": not options.no_contexts,
+        "seed": options.seed,
         "scripts": counts.scripts,
         "events": counts.events,
-        "explained": counts.explained,
+        "explained": dict(sorted(counts.explained.items())),
         "unsteady": len(counts.unsteady),
-        "differ": len(differing),
+        "unexplained": len(differing),
     }
-    if not options.files:
-        options.results.mkdir(parents=True, exist_ok=True)
-        name = f"differential-{python}-{options.loop.partition(':')[0]}.json"
-        (options.results / name).write_text(json.dumps(result, indent=2) + "\n")
+    if options.results:
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(result, indent=2) + "\n")
     print(*(f"{key}: {value}" for key, value in result.items()), sep=", ", end="")
     print(f" ({time.monotonic() - started:.0f} s)")
     return bool(differing)
@@ -273,6 +284,8 @@ def _shorter(script: Script) -> Iterator[Script]:
         yield {**script, "ends": script["ends"][:-1]}
         for gone in range(len(script["ends"])):
             yield _without_end(script, gone)
+    if "debug" in script:
+        yield {key: value for key, value in script.items() if key != "debug"}
     for ends in _without_options(script["ends"]):
         yield {**script, "ends": ends}
     for steps in _without_one(script["steps"]):
@@ -297,16 +310,16 @@ def _without_end(script: Script, gone: int) -> Script:
         return moved
 
     ends = script["ends"][:gone] + script["ends"][gone + 1 :]
-    return {"ends": ends, "steps": [move(step) for step in script["steps"]]}
+    return {**script, "ends": ends, "steps": [move(step) for step in script["steps"]]}
 
 
 def _without_options(ends: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     for number, end in enumerate(ends):
-        for key in ("buffered", "keep", "hooks"):
+        for key in ("buffered", "keep", "hooks", "limit", "coroutine", "error"):
             if key in end:
                 less = {k: v for k, v in end.items() if k != key}
                 yield [*ends[:number], less, *ends[number + 1 :]]
-        if end.get("how", "sock") != "sock":
+        if end.get("how", "sock") != "sock" and end["kind"] != "socket":
             yield [*ends[:number], {**end, "how": "sock"}, *ends[number + 1 :]]
 
 

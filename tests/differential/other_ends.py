@@ -12,6 +12,7 @@ from io import FileIO
 from .ends import STREAM_CALLS, WRONG, End, Stream, Tls, Writer, pattern
 from .scripts.datagrams import Endpoint
 from .scripts.subprocesses import Process
+from .task_ends import Socket, Streams
 from .trace import PLACE
 
 
@@ -198,9 +199,10 @@ class Child(End):
             await self.player.until(lambda: "process_exited" in self.protocol.calls)
             self.exited = True
             for fd in (1, 2):
-                await self.player.until(lambda fd=fd: self._lost(fd))
+                await self.player.until(lambda fd=fd: self._pipe_lost(fd))
+            await self.player.settle()  # connection_lost
 
-    def _lost(self, fd: int) -> bool:
+    def _pipe_lost(self, fd: int) -> bool:
         pipe = self.transport.get_pipe_transport(fd)
         return pipe is None or pipe.is_closing()
 
@@ -263,4 +265,6 @@ KINDS: dict[str, type[End]] = {
     "read_pipe": ReadPipe,
     "write_pipe": WritePipe,
     "child": Child,
+    "streams": Streams,
+    "socket": Socket,
 }

@@ -12,15 +12,17 @@ callback may not be sent before the turn ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .ends import ERRORS, End, Op
 from .other_ends import KINDS
 from .trace import PLACE, Trace
-from .wire import TIME_LIMIT, dead_address, listener, silent_address
+from .wire import TIME_LIMIT, dead_address, dial, listener, silent_address
 
 QUIET = 12
 """Turns without an event after which nothing more is expected to happen by itself."""
@@ -37,6 +39,8 @@ class Player:
         self.step = 0
         self.ends: list[End] = []
         self.count = 0
+        self.nested = False
+        """Whether operations are being done in a callback."""
         self._handles: list[Any] = []
         self._due = 0.0
         self._base = 0.0
@@ -85,10 +89,14 @@ class Player:
 
     def do_now(self, ops: list[Op]) -> None:
         """Do operations in a callback, where those that wait cannot be done."""
-        for op in ops:
-            done = self.do(op)
-            if inspect.iscoroutine(done):
-                done.close()
+        outer, self.nested = self.nested, True
+        try:
+            for op in ops:
+                done = self.do(op)
+                if inspect.iscoroutine(done):
+                    done.close()
+        finally:
+            self.nested = outer
 
     def replace(self, old: End, new: End) -> None:
         """Put another end into the place of one."""
@@ -154,14 +162,9 @@ class Player:
 
     async def op_connect(self, to: str, cancel: int | None) -> None:
         """Connect to who refuses, accepts or does not answer; cancel after so many turns."""
-        makers: dict[str, Any] = {
-            "refused": lambda: dead_address(self.trace),
-            "silent": lambda: silent_address(self.trace),
-            "there": lambda: listener(self.trace).getsockname(),
-        }
         number = len(self._handles)
         protocol = self.trace.protocol(f"c{number}")
-        making = self.loop.create_connection(lambda: protocol, *makers[to]())
+        making = self.loop.create_connection(lambda: protocol, *self._address(to))
         task = asyncio.ensure_future(self.trace.wait(f"c{number}: connect", making))
         self._handles.append(task)
         if to == "silent" and cancel is None:
@@ -172,6 +175,63 @@ class Player:
         await asyncio.wait([task])
         if protocol.transport is not None:
             protocol.transport.abort()
+
+    async def op_sock_connect(self, to: str, cancel: int | None) -> None:
+        """Connect a socket of the script's own, as `op_connect` does."""
+        sock = self.trace.enter(socket.socket())
+        sock.setblocking(False)
+        await self._cancelled(
+            f"sock_connect {to}",
+            lambda: self.loop.sock_connect(sock, self._address(to)),
+            3 if to == "silent" and cancel is None else cancel,
+        )
+        self.trace("peer", _peer(sock), lane="loop")
+
+    async def op_sock_accept(self, before: bool, cancel: int | None) -> None:
+        """Accept who has come `before`, or comes meanwhile; cancel after so many turns."""
+        server = listener(self.trace)
+        server.setblocking(False)
+        address = server.getsockname()
+        if before:
+            dial(self.trace, address)
+        accepted = await self._cancelled(
+            "sock_accept",
+            lambda: self.loop.sock_accept(server),
+            cancel,
+            None if before else lambda: dial(self.trace, address),
+        )
+        if accepted is not None:
+            accepted[0].close()
+
+    async def _cancelled(
+        self,
+        label: str,
+        make: Callable[[], Awaitable[Any]],
+        cancel: int | None,
+        begun: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Await `make()`; call `begun` once that has begun, cancel after `cancel` turns more."""
+
+        async def work() -> Any:
+            return await self.trace.wait(label, make(), lane="loop")
+
+        task = asyncio.ensure_future(work())
+        if begun is not None:
+            await self.trace.turns(2)
+            begun()
+        if cancel is not None:
+            await self.trace.turns(cancel)
+            task.cancel()
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    def _address(self, to: str) -> Any:
+        makers: dict[str, Any] = {
+            "refused": lambda: dead_address(self.trace),
+            "silent": lambda: silent_address(self.trace),
+            "there": lambda: listener(self.trace).getsockname(),
+        }
+        return makers[to]()
 
     def _callback(self, name: str, do: list[Op], error: str | None) -> Any:
         number = len(self._handles)
@@ -188,3 +248,9 @@ class Player:
         while self._due and self.loop.time() <= self._due + 0.0011:
             pass  # all timers are due before the loop looks
         self._due = self._base = 0.0
+
+
+def _peer(sock: socket.socket) -> Any:
+    with contextlib.suppress(OSError):
+        return sock.getpeername()
+    return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from hypothesis import strategies as st
 
 from .ends import ERRORS, WRONG, Op
 from .other_ends import COMMANDS
+
+HAS_TLS = sys.version_info >= (3, 11)
+"""Before, asyncio's TLS is another: no model."""
 
 SIZES = st.sampled_from([0, 1, 2, 9, 10, 11, 63, 64, 65, 999, 1000, 1001, 4096])
 LARGE = st.sampled_from([16383, 16384, 16385, 65535, 65536, 65537])
@@ -26,13 +30,19 @@ ASK = st.sampled_from(
      "can_write_eof", "get_protocol", "get_returncode"]
 )  # fmt: skip
 EXTRA = st.sampled_from(["peername", "sockname", "sslcontext", "pipe", "nothing"])
+READS = st.sampled_from(
+    [("readline", None), ("readline", None), ("readexactly", 0), ("readexactly", 9),
+     ("readexactly", 100), ("readuntil", None), ("readuntil", "xx"), ("readuntil", "\n"),
+     ("read", None), ("read", 10), ("read", 0)]
+)  # fmt: skip
 BUFFERED = st.sampled_from([0, 0, 1, 16, 64, 5000])
 
 Strategy = st.SearchStrategy[Any]
 
 
-def _op(name: str, *args: Strategy) -> Strategy:
-    return st.tuples(st.just(name), *args).map(list)
+def _op(name: str | Strategy, *args: Strategy) -> Strategy:
+    first = st.just(name) if isinstance(name, str) else name
+    return st.tuples(first, *args).map(list)
 
 
 def _weighted(*pairs: tuple[int, Strategy]) -> Strategy:
@@ -94,16 +104,37 @@ NEAR: dict[str, list[tuple[int, Strategy]]] = {
     "read_pipe": [*ANY_END, *READING_OPS],
     "write_pipe": [*ANY_END, *WRITING, (4, _op("block"))],
     "child": [(1, _op("ask", ASK))],
+    "streams": [
+        *ANY_END,
+        *WRITING,
+        (6, READS.map(lambda call: ["read", *call])),
+        (3, _op("wait", st.sampled_from(["drain", "drain", "wait_closed"]))),
+        (2, _op("cancel", st.integers(0, 2))),
+        (1, _op("at_eof")),
+        (1, _op("server", SERVER)),
+        (3, _op("block")),
+    ],
+    "socket": [
+        (6, _op("receive", st.sampled_from(["sock_recv", "sock_recv_into"]), SIZES)),
+        (6, _op("sendall", SIZES)),
+        (3, _op("cancel", st.integers(0, 2))),
+        (1, _op("shutdown")),
+        (3, _op("block")),
+    ],
 }
 """What is done on the loop's side, in any callback."""
 
+FAR_STREAM = [
+    (6, _op("far_send", SIZES)),
+    (2, _op("far_finish")),
+    (1, _op("far_reset")),
+    (1, _op("far_close")),
+]
+
 FAR: dict[str, list[tuple[int, Strategy]]] = {
-    "stream": [
-        (6, _op("far_send", SIZES)),
-        (2, _op("far_finish")),
-        (1, _op("far_reset")),
-        (1, _op("far_close")),
-    ],
+    "stream": FAR_STREAM,
+    "streams": [*FAR_STREAM, (4, _op("far_line", st.sampled_from([0, 1, 9, 63, 64, 65])))],
+    "socket": FAR_STREAM,
     "tls": [
         (6, _op("far_send", SIZES)),
         (1, _op("far_finish")),
@@ -116,9 +147,26 @@ FAR: dict[str, list[tuple[int, Strategy]]] = {
 }
 """What the far end does, before the loop's side in the same step."""
 
+SENDFILE = (
+    2,
+    _op(
+        "sendfile",
+        WRITES,
+        st.sampled_from([0, 0, 1, 1000]),
+        st.sampled_from([None, None, 1, 999, 70000]),
+        st.sampled_from(["disk", "disk", "memory", "no fallback"]),
+    ),
+)
+
 ALONE: dict[str, list[tuple[int, Strategy]]] = {
-    "stream": [(4, _op("drain")), (1, _op("start_tls", st.sampled_from(["client", "server"])))],
-    "tls": [(4, _op("drain")), (1, _op("far_notice")), (1, _op("far_garbage"))],
+    "stream": [
+        (4, _op("drain")),
+        *([(1, _op("start_tls", st.sampled_from(["client", "server"])))] if HAS_TLS else []),
+        SENDFILE,
+    ],
+    "tls": [(4, _op("drain")), (1, _op("far_notice")), (1, _op("far_garbage")), SENDFILE],
+    "streams": [(4, _op("drain")), SENDFILE],
+    "socket": [(1, _op("drain"))],
     "datagram": [(1, _op("drain"))],
     "read_pipe": [],
     "write_pipe": [(1, _op("drain"))],
@@ -140,6 +188,8 @@ HOOKS: dict[str, list[str]] = {
     "read_pipe": ["data_received", "eof_received", "connection_lost"],
     "write_pipe": ["pause_writing", "resume_writing", "connection_lost"],
     "child": ["pipe_data_received", "pipe_connection_lost", "process_exited", "connection_lost"],
+    "streams": [],
+    "socket": [],
 }
 
 
@@ -148,7 +198,8 @@ def scripts(draw: st.DrawFn) -> Any:
     """Return a script."""
     ends = draw(st.lists(_end(), min_size=1, max_size=3))
     steps = draw(st.lists(_step([end["kind"] for end in ends]), min_size=1, max_size=14))
-    return {"ends": ends, "steps": steps}
+    debug = draw(st.integers(0, 5)) == 5
+    return {"ends": ends, "steps": steps, **({"debug": True} if debug else {})}
 
 
 def _end() -> Strategy:
@@ -168,7 +219,26 @@ def _end() -> Strategy:
     datagram = st.fixed_dictionaries({"kind": st.just("datagram"), "connected": st.booleans()})
     pipe = st.sampled_from(["read_pipe", "write_pipe"]).map(lambda kind: {"kind": kind})
     child = st.sampled_from([*COMMANDS]).map(lambda name: {"kind": "child", "command": name})
-    return _weighted((12, stream), (4, tls), (3, datagram), (3, pipe), (1, child))
+    streams = st.fixed_dictionaries(
+        {"kind": st.just("streams"), "how": st.sampled_from(["sock", "unix", "unix", "serve"])},
+        optional={
+            "limit": st.sampled_from([1, 16, 64, 1000]),
+            "coroutine": st.booleans(),
+            "error": st.sampled_from(["value", "os", "cancelled"]),
+        },
+    )
+    sock = st.fixed_dictionaries(
+        {"kind": st.just("socket"), "how": st.sampled_from(["sock", "unix", "unix"])}
+    )
+    return _weighted(
+        (12, stream),
+        *([(4, tls)] if HAS_TLS else []),
+        (3, datagram),
+        (3, pipe),
+        (1, child),
+        (4, streams),
+        (2, sock),
+    )
 
 
 def _first_hooks(kind: str) -> Strategy:
@@ -182,10 +252,9 @@ def _hook(kind: str, calls: list[str]) -> Strategy:
 
 
 def _tame(hook: Any) -> Any:
-    """Let get_buffer do nothing, and not leave the loop: in TLS it runs amid a step."""
+    """Let get_buffer not leave the loop: in TLS it runs amid a step."""
     call, do, error, answer = hook
     if call == "get_buffer":
-        do = []
         error = "value" if error in ("interrupt", "exit") else error
     return [call, do, error, answer]
 
@@ -213,7 +282,7 @@ def _step(kinds: list[str]) -> Strategy:
         (2, _op("cancel", st.integers(0, 3))),
         (1, _op("task", st.integers(0, 3), ERROR)),
     ).map(lambda op: ["loop", *op])
-    hooked = _weighted(*((1, _hooked(*end)) for end in ends))
+    hooked = [(2, _hooked(*end)) for end in ends if HOOKS[end[1]]]
     far = [
         _weighted(*FAR[kind]).map(lambda op, n=number: [n, *op])
         for number, kind in ends
@@ -226,11 +295,14 @@ def _step(kinds: list[str]) -> Strategy:
     ]
     mixed = st.tuples(
         st.lists(_weighted(*((1, one) for one in far)), max_size=2) if far else st.just([]),
-        st.lists(_weighted((4, near), (2, hooked), (1, loop)), max_size=4),
+        st.lists(_weighted((4 * len(ends), near), *hooked, (len(ends), loop)), max_size=4),
     ).map(lambda pair: [*pair[0], *pair[1]])
     connect = _op(
-        "connect",
+        st.sampled_from(["connect", "connect", "sock_connect"]),
         st.sampled_from(["refused", "silent", "there", "there"]),
         st.sampled_from([None, 0, 1, 2]),
-    ).map(lambda op: [["loop", *op]])
-    return _weighted((24, mixed), *((7, one) for one in alone), (1, connect))
+    )
+    # After two turns it has been accepted in the turn of the cancellation: asyncio loses it.
+    accept = _op("sock_accept", st.booleans(), st.sampled_from([None, 0, 1, 3]))
+    calls = _weighted((2, connect), (1, accept)).map(lambda op: [["loop", *op]])
+    return _weighted((24, mixed), *((7, one) for one in alone), (1, calls))

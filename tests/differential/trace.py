@@ -15,6 +15,7 @@ import logging
 import re
 import socket
 import sys
+import traceback
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -105,14 +106,14 @@ class Trace:
         else:
             self(f"{label} ->", result)
 
-    async def wait(self, label: str, awaitable: Awaitable[Any]) -> Any:
+    async def wait(self, label: str, awaitable: Awaitable[Any], lane: str = "") -> Any:
         """Await, record the result or exception under `label`, return the result or None."""
         try:
             result = await awaitable
         except BaseException as exc:
-            self(f"{label} raised", exc)
+            self(f"{label} raised", exc, lane=lane)
             return None
-        self(f"{label} ->", result)
+        self(f"{label} ->", result, lane=lane)
         return result
 
     def callback(self, name: str, then: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -179,7 +180,7 @@ class Trace:
             return self._bytes(value)
         if isinstance(value, tuple) and len(value) in (2, 4) and _is_address(value):
             return f"({value[0]!r}, {self._port(value[1])})"
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and not isinstance(value, traceback.StackSummary):
             items = ", ".join(map(self.text, value))
             return f"[{items}]" if isinstance(value, list) else f"({items})"
         if isinstance(value, dict):
@@ -370,6 +371,7 @@ _KINDS: list[tuple[Any, str]] = [
     (asyncio.AbstractEventLoop, "another loop"),
     (asyncio.BaseTransport, "transport"),
     (asyncio.AbstractServer, "server"),
+    (traceback.StackSummary, "stack"),
     (asyncio.TimerHandle, "TimerHandle"),
     (asyncio.Handle, "Handle"),
     (socket.socket, "socket"),
@@ -383,7 +385,7 @@ _PLAIN = [
     for pattern, replacement in (
         (r"0x[0-9a-f]{6,}", "0x"),
         (r"<[\w.]*SSLProtocol object at 0x>", "<SSLProtocol>"),
-        (r"\bfd=\d+", "fd=N"),
+        (r"\b(fd|pid)=\d+", r"\1=N"),
         (r"\bname=\d+ mode=", "name=N mode="),
         (r"\bwhen=[\d.]+", "when=T"),
         (r"<[\w.]*Transport\b", "<Transport"),

@@ -58,6 +58,7 @@ def _play(script: Script, factory: Callable[[], Any]) -> list[Event]:
     logger.handlers[:] = [LogRecorder(trace)]
     loop.set_exception_handler(trace.handler)
     loop.set_debug(script.get("debug", False))
+    loop.slow_callback_duration = 1000  # seconds: how long one takes is chance
     PLACE.set("main")
     with warnings.catch_warnings():
         warnings.simplefilter("always")

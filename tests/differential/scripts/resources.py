@@ -29,7 +29,12 @@ def _collect(trace: Trace) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gc.collect()
-    for warning in sorted({f"{w.category.__name__}: {w.message}" for w in caught}):
+    texts = sorted({f"{w.category.__name__}: {w.message}" for w in caught})
+    # A warning has the loop it is about; asyncio's has not closed itself if its sockets were
+    # finalized before it, and keeps its epoll descriptor as long as it lives.
+    caught.clear()
+    gc.collect()
+    for warning in texts:
         if "socket.socket" not in warning:  # which object goes first is chance
             trace("warned", " ".join(warning.split()[:3]))
 

@@ -157,10 +157,8 @@ pub(crate) fn queue(
     args: Bound<'_, PyTuple>,
     context: Py<PyAny>,
 ) -> PyResult<()> {
-    let base = slf.get();
-    let handle = RawHandle::new(slf.as_any(), callback, args, Captured::Own(context))?;
-    base.track_if_idle(&handle);
-    base.engine.call_soon(PyHandle(handle));
+    let handle = new_handle(slf, callback, args, Captured::Own(context))?;
+    slf.get().engine.call_soon(PyHandle(handle));
     Ok(())
 }
 

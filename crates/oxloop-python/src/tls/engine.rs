@@ -91,6 +91,9 @@ pub(super) struct SslEngine {
     bios: Bios,
     /// Whether the object may hold a part of a record, or of a record's text.
     holds_part: AtomicBool,
+    /// Whether closing alerts have gone both ways: a read is an error from then on. Only one that
+    /// asked for a buffer before, from a protocol that closed in `get_buffer`, comes so late.
+    unwrapped: AtomicBool,
 }
 
 impl SslEngine {
@@ -121,6 +124,7 @@ impl SslEngine {
             object: object.unbind(),
             bios,
             holds_part: AtomicBool::new(false),
+            unwrapped: AtomicBool::new(false),
         })
     }
 
@@ -196,7 +200,11 @@ impl SslEngine {
 
     /// One step of the exchange of closing alerts.
     pub(super) fn unwrap(&self, py: Python<'_>) -> Result<Progress, Failed<PyErr>> {
-        self.step(py, intern!(py, "unwrap"))
+        let progress = self.step(py, intern!(py, "unwrap"));
+        if matches!(progress, Ok(Progress::Done)) {
+            self.unwrapped.store(true, Ordering::Relaxed);
+        }
+        progress
     }
 
     fn step(
@@ -218,10 +226,10 @@ impl SslEngine {
         }
     }
 
-    /// Whether a read could find anything.
+    /// Whether a read could find anything, or fail.
     #[inline]
     pub(super) fn may_read(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.pending() > 0 {
+        if self.pending() > 0 || self.unwrapped.load(Ordering::Relaxed) {
             return Ok(true);
         }
         if !self.holds_part.load(Ordering::Relaxed) {

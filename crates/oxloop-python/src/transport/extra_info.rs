@@ -103,8 +103,26 @@ pub(super) fn writelines(
         let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
         return StreamTransport::write(slf, &joined);
     }
+    let (engine, event_loop) = (this.engine(), this.event_loop(py));
+    let pieces = match pieces(list_of_data) {
+        Ok(pieces) => pieces,
+        // That nothing may be written any more comes before what is wrong with it.
+        Err(error) => match engine.write_all(event_loop, this.token, &[] as &[Piece<'_>])? {
+            Written::Taken | Written::Lost => return Err(error),
+            written => return this.written(py, written, "writelines"),
+        },
+    };
+    match engine.write_all(event_loop, this.token, &pieces)? {
+        Written::Taken => Ok(()),
+        written => this.written(py, written, "writelines"),
+    }
+}
+
+fn pieces<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Vec<Piece<'py>>> {
     let mut pieces = Vec::new();
-    for item in list_of_data.try_iter()? {
+    // Whatever is false counts as nothing, None too (asyncio looks at the truth first).
+    let items = list_of_data.is_truthy()?.then(|| list_of_data.try_iter()).transpose()?;
+    for item in items.into_iter().flatten() {
         let item = item?;
         pieces.push(match item.cast_into_exact::<PyBytes>() {
             Ok(bytes) => Piece::Bytes(bytes),
@@ -114,10 +132,7 @@ pub(super) fn writelines(
             }
         });
     }
-    match this.engine().write_all(this.event_loop(py), this.token, &pieces)? {
-        Written::Taken => Ok(()),
-        written => this.written(py, written, "writelines"),
-    }
+    Ok(pieces)
 }
 
 /// Names of a socket of a family that [`Address`] does not know: as its socket object gives them.
