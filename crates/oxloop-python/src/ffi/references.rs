@@ -13,8 +13,9 @@ pub(crate) fn clone_attached<T>(object: &Py<T>) -> Py<T> {
     object.clone_ref(py)
 }
 
-/// Calls `f` from the end of a Python object, which may come while an exception is on its way: `tp_dealloc`, and with it `Drop` of what PyO3 keeps
-/// in objects, is always entered attached, also while the interpreter shuts down.
+/// Calls `f` from the end of a Python object, which may come while an exception is on its way.
+/// `tp_dealloc`, and with it `Drop` of what PyO3 keeps in objects, is always entered attached, also
+/// while the interpreter shuts down.
 ///
 /// PyO3 is told, as it does not see who calls: else it would put off dropping references until the
 /// next call of ours, and the collector would take what they refer to for alive.
