@@ -13,9 +13,6 @@ from .environments import BUILD, prepare
 from .sessions import LOOPS, Session
 from .suites import SUITES, Suite
 
-_AGAIN = 2
-"""How often a test that does worse on oxloop is run again, alone."""
-
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -65,15 +62,11 @@ def _run(suite: Suite, only: str, results: Path | None) -> bool:
         log.unlink(missing_ok=True)
         done[loop] = sessions.run(suite, environment, loop, log, matching=only)
     verdict = report.compare(suite, done["asyncio"], done["oxloop"], whole=not only)
-    log = logs / f"{suite.name}-{sys.version_info[0]}.{sys.version_info[1]}-again.log"
-    log.unlink(missing_ok=True)
-    for _ in range(_AGAIN if verdict.worse else 0):
-        again = sessions.run(suite, environment, "oxloop", log, only=verdict.worse)
-        better = [name for name in verdict.worse if name in again.named("passed")]
-        verdict.unsteady += better
-        verdict.worse = [name for name in verdict.worse if name not in better]
-        if not verdict.worse:
-            break
+    for loop, names in verdict.doubtful(done).items():
+        log = logs / f"{suite.name}-{sys.version_info[0]}.{sys.version_info[1]}-{loop}-again.log"
+        log.unlink(missing_ok=True)
+        sessions.run_again(suite, environment, loop, log, done[loop], names)
+    verdict = report.compare(suite, done["asyncio"], done["oxloop"], whole=not only)
     report.print_verdict(suite, done, verdict)
     if results and not only:
         report.write(results, report.counts(suite, done, verdict))

@@ -23,14 +23,21 @@ class Verdict:
     Attributes:
         worse: tests that pass on asyncio and not on oxloop, and are not expected to.
         expected: those that are, with the reason.
-        unsteady: those of `worse` that passed when they were run again, alone.
         problems: whatever else makes the runs no proof.
     """
 
     worse: list[str] = field(default_factory=list)
     expected: dict[str, str] = field(default_factory=dict)
-    unsteady: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def doubtful(self, sessions: Mapping[str, Session]) -> dict[str, list[str]]:
+        """What to run again on each loop: what failed there, or did worse, and was not expected."""
+        found = {loop: dict.fromkeys(session.named("failed")) for loop, session in sessions.items()}
+        found["oxloop"].update(dict.fromkeys(self.worse))
+        return {
+            loop: [name for name in names if loop == "asyncio" or name not in self.expected]
+            for loop, names in found.items()
+        }
 
     @property
     def good(self) -> bool:
@@ -92,9 +99,11 @@ def print_verdict(suite: Suite, sessions: dict[str, Session], verdict: Verdict) 
     for name, reason in verdict.expected.items():
         print(f"  expected: {name}: {reason}")
     for name in sessions["asyncio"].named("failed"):
-        print(f"  fails on asyncio: {name}{_last_line(sessions['asyncio'], name)}")
-    for name in verdict.unsteady:
-        print(f"  passed only when run again, alone: {name}{_last_line(sessions['oxloop'], name)}")
+        detail = sessions["asyncio"].tests[name].detail
+        print(f"  fails on asyncio: {name}{_last_line(detail)}")
+    for loop, session in sessions.items():
+        for name, detail in session.unsteady.items():
+            print(f"  passed on {loop} only when run again, alone: {name}{_last_line(detail)}")
     for problem in verdict.problems:
         print(f"  PROBLEM {problem}")
     for name in verdict.worse:
@@ -105,8 +114,8 @@ def print_verdict(suite: Suite, sessions: dict[str, Session], verdict: Verdict) 
     sys.stdout.flush()
 
 
-def _last_line(session: Session, name: str) -> str:
-    lines = session.tests[name].detail.rstrip().splitlines()
+def _last_line(detail: str) -> str:
+    lines = detail.rstrip().splitlines()
     return f": {lines[-1]}" if lines else ""
 
 
@@ -120,7 +129,7 @@ def counts(suite: Suite, sessions: dict[str, Session], verdict: Verdict) -> list
     for loop, session in sessions.items():
         ours = Verdict() if loop == "asyncio" else verdict
         failed = {*session.named("failed"), *ours.worse}
-        judged = {*ours.worse, *ours.expected, *ours.unsteady}
+        judged = {*ours.worse, *ours.expected}
         skipped = Counter(
             session.tests[name].detail
             for name in session.named("skipped", "left out")
@@ -131,11 +140,11 @@ def counts(suite: Suite, sessions: dict[str, Session], verdict: Verdict) -> list
                 "suite": suite.title,
                 "python": platform.python_version(),
                 "loop": loop,
-                "passed": len(session.named("passed")) + len(ours.unsteady),
-                "failed": sorted(failed.difference(ours.expected, ours.unsteady)),
+                "passed": len(session.named("passed")),
+                "failed": sorted(failed.difference(ours.expected)),
                 "skipped": dict(sorted(skipped.items())),
                 "expected": ours.expected,
-                "unsteady": ours.unsteady,
+                "unsteady": sorted(session.unsteady),
             }
         )
     return made

@@ -16,7 +16,7 @@ from tests.conformance.processes import kill_session
 from .environments import Environment
 from .suites import Suite
 
-__all__ = ["LOOPS", "Outcome", "Session", "run"]
+__all__ = ["LOOPS", "Outcome", "Session", "run", "run_again"]
 
 LOOPS = {"asyncio": "asyncio:SelectorEventLoop", "oxloop": "oxloop:EventLoop"}
 """The class of each loop."""
@@ -26,6 +26,8 @@ _MAX_DEATHS = 8
 """So many tests may hang or crash before the rest of the suite is given up."""
 _SESSION_TIMEOUT = 1800
 """Seconds for one process."""
+_AGAIN = 2
+"""How often a test that failed is run again, alone."""
 
 
 @dataclass
@@ -45,10 +47,12 @@ class Outcome:
 class Session:
     """What came of all tests of a suite, by name.
 
+    `unsteady` are those that passed only when they were run again, and what they failed with first;
     `problems` is what went wrong outside of a test.
     """
 
     tests: dict[str, Outcome] = field(default_factory=dict)
+    unsteady: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def named(self, *outcomes: str) -> list[str]:
@@ -88,6 +92,26 @@ def run(
             return session
     session.problems.append("given up: too many tests hung or crashed")
     return session
+
+
+def run_again(
+    suite: Suite,
+    environment: Environment,
+    loop: str,
+    log: Path,
+    session: Session,
+    names: Collection[str],
+) -> None:
+    """Run these tests of a session again, alone, `_AGAIN` times at most; it takes what passes."""
+    for _ in range(_AGAIN):
+        names = [name for name in names if name not in session.unsteady]
+        if not names:
+            return
+        again = run(suite, environment, loop, log, only=names)
+        for name in again.named("passed"):
+            before = session.tests.get(name)
+            session.unsteady[name] = before.detail if before else "not run"
+            session.tests[name] = again.tests[name]
 
 
 def _process(

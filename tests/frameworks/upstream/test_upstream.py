@@ -123,6 +123,33 @@ def test_left_out():
     assert session.tests["test_it.py::test_skipped"].detail == "why"
 
 
+def test_what_failed_is_run_again(tmp_path: Path) -> None:
+    source = """
+from pathlib import Path
+
+def test_unsteady():
+    assert Path("here").exists() or Path("here").touch()
+
+def test_bad():
+    assert False
+
+def test_good():
+    pass
+"""
+    session = _session("oxloop", tmp_path, source)
+    verdict = compare(_SUITE, Session(), session)
+    names = verdict.doubtful({"asyncio": Session(), "oxloop": session})["oxloop"]
+    assert names == ["test_it.py::test_unsteady", "test_it.py::test_bad"]
+    environment = Environment(tmp_path, Path(sys.executable))
+    sessions.run_again(_SUITE, environment, "oxloop", tmp_path / "log", session, names)
+    assert list(session.unsteady) == ["test_it.py::test_unsteady"]
+    assert _outcomes(session) == {
+        "test_unsteady": "passed",
+        "test_bad": "failed",
+        "test_good": "passed",
+    }
+
+
 def test_a_suite_that_cannot_be_run_is_a_problem(tmp_path: Path) -> None:
     assert _session("oxloop", tmp_path, "import no_such_module").problems
     assert _session("oxloop", tmp_path, "", replace(_SUITE, paths=("missing.py",))).problems
