@@ -225,6 +225,7 @@ GENERATED: list[Explanation] = [
         line=r"log WARNING 'socket\.send\(\) raised exception\.'",
         kind="datagram",
         given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
+        since=(3, 13),
     ),
     Explanation(
         "datagram_closed_sendto",
@@ -247,6 +248,16 @@ GENERATED: list[Explanation] = [
         needs="wrong",
         given=r"\.writelines\(('text'|3|\[b'x', 3\])\)",
         since=(3, 14),
+    ),
+    Explanation(
+        "closed_writelines_limits",
+        "nothing is queued on a closed connection, as in newer releases",
+        line=r"set_write_buffer_limits raised AttributeError\(\"'NoneType' object has no attribute "
+        r"'call_exception",
+        kind="stream",
+        given="writelines raised TypeError",
+        since=(3, 12),
+        before=(3, 14),
     ),
     Explanation(
         "closed_writelines",
@@ -276,6 +287,26 @@ GENERATED: list[Explanation] = [
         ends=r"(?s)\.eof_received\(\).*\.(eof_received|pause_reading)\(\)",
         kind="stream",
         given="left the run",
+    ),
+    Explanation(
+        "eof_received_again",
+        "the end of the stream is told once",
+        ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*\.eof_received\(\)",
+        kind="stream",
+    ),
+    Explanation(
+        "streams_eof_again",
+        "the end of the stream is told once, though sendfile pauses and resumes reading",
+        ends=r"sendfile .*(\n.*){0,2}\.connection_lost\(\)",
+        kind="streams",
+        needs="far_finish",
+    ),
+    Explanation(
+        "sock_accept_cancelled",
+        "nothing is accepted for who has gone, as newer releases do",
+        line=r"InvalidStateError\('invalid state'\).*_sock_accept'",
+        needs="sock_accept",
+        before=(3, 14, 8),
     ),
     Explanation(
         "read_pipe_raises",
