@@ -268,6 +268,29 @@ GENERATED: list[Explanation] = [
         since=(3, 12),
     ),
     Explanation(
+        "reset_writelines",
+        "arguments are checked on closed transports, too, as by write",
+        line=r"writelines raised TypeError",
+        kind="stream",
+        needs="far_reset",
+        since=(3, 12),
+    ),
+    Explanation(
+        "late_write",
+        "a late call does nothing, as in newer releases",
+        line=r"\.(write|writelines) raised AttributeError\(\"'NoneType' object has no attribute "
+        r"'call_exception",
+        kind="stream",
+        before=(3, 14),
+    ),
+    Explanation(
+        "datagram_is_reading",
+        "costs nothing",
+        line=r"is_reading (raised NotImplementedError|-> True)",
+        kind="datagram",
+        before=(3, 11),
+    ),
+    Explanation(
         "gathered_then_blocked",
         "the writer has returned when what was gathered is sent",
         strip=r"(\.resume_writing\(.*|\.connection_lost\(None\).*) \[[^]]*\]$",
@@ -348,7 +371,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_late_limits",
         "nobody is told to pause who has been told that the connection is lost",
-        line=r"'NoneType' object has no attribute 'pause_writing'",
+        line=r"'NoneType' object has no attribute '(pause|resume)_writing'",
         kind="tls",
     ),
     Explanation(
