@@ -135,7 +135,7 @@ class Explanation:
     kind: str = ""
     """Only for ends of this kind, if there is one in the script."""
     needs: str = ""
-    """Only if the script has this operation."""
+    """Only if the script has this operation (a regular expression)."""
     given: str = ""
     """Only if this is found in a line of asyncio's."""
     since: tuple[int, ...] = (3, 10)
@@ -145,7 +145,8 @@ class Explanation:
         """Whether the rule is for `script`, on the running Python."""
         applies = self.since <= sys.version_info < self.before
         text = json.dumps(script)
-        return applies and self.kind in text and (not self.needs or f'"{self.needs}"' in text)
+        needed = not self.needs or re.search(f'"({self.needs})"', text)
+        return applies and self.kind in text and bool(needed)
 
     def apply(
         self, script: dict[str, Any], expected: list[Event], got: list[Event]
@@ -347,7 +348,7 @@ GENERATED: list[Explanation] = [
         r"Recorder\.connection_lost.*) \[[^]]*\]$",
         loose=True,
         kind="tls",
-        needs="far_reset",
+        needs="far_reset|far_close",
     ),
     Explanation(
         "tls_lost_rest",
