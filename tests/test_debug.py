@@ -511,6 +511,18 @@ class TestExceptions:
             traceback = traceback.tb_next
         assert traceback.tb_frame.f_code.co_name == "data_received"
 
+    @pytest.mark.parametrize("debug", [False, True])
+    async def test_of_connection_made(self, loop, network, error_contexts, debug):
+        class Fails(Recorder):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                raise LookupError
+
+        loop.set_debug(debug)
+        transport, _, _ = await network.connect(Fails())
+        assert ("source_traceback" in error_contexts.pop()) is debug
+        transport.abort()
+
     @pytest.mark.skipif(PYTHON < (3, 13), reason="arguments are shown everywhere before 3.13")
     def test_arguments_are_shown_in_debug_mode_only(self, loop, error_contexts):
         def fails(secret):

@@ -135,7 +135,7 @@ class Explanation:
     kind: str = ""
     """Only for ends of this kind, if there is one in the script."""
     needs: str = ""
-    """Only if the script has this operation."""
+    """Only if the script has this operation (a regular expression)."""
     given: str = ""
     """Only if this is found in a line of asyncio's."""
     since: tuple[int, ...] = (3, 10)
@@ -145,7 +145,8 @@ class Explanation:
         """Whether the rule is for `script`, on the running Python."""
         applies = self.since <= sys.version_info < self.before
         text = json.dumps(script)
-        return applies and self.kind in text and (not self.needs or f'"{self.needs}"' in text)
+        needed = not self.needs or re.search(f'"({self.needs})"', text)
+        return applies and self.kind in text and bool(needed)
 
     def apply(
         self, script: dict[str, Any], expected: list[Event], got: list[Event]
@@ -225,6 +226,7 @@ GENERATED: list[Explanation] = [
         line=r"log WARNING 'socket\.send\(\) raised exception\.'",
         kind="datagram",
         given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
+        since=(3, 13),
     ),
     Explanation(
         "datagram_closed_sendto",
@@ -249,12 +251,45 @@ GENERATED: list[Explanation] = [
         since=(3, 14),
     ),
     Explanation(
+        "closed_writelines_limits",
+        "nothing is queued on a closed connection, as in newer releases",
+        line=r"set_write_buffer_limits raised AttributeError\(\"'NoneType' object has no attribute "
+        r"'call_exception",
+        kind="stream",
+        given="writelines raised TypeError",
+        since=(3, 12),
+        before=(3, 14),
+    ),
+    Explanation(
         "closed_writelines",
         "arguments are checked on closed transports, too, as by write",
         line=r"writelines raised TypeError",
         after=r"\.(close|abort)\(\)|\.(connection_lost|eof_received)\(",
         kind="stream",
         since=(3, 12),
+    ),
+    Explanation(
+        "reset_writelines",
+        "arguments are checked on closed transports, too, as by write",
+        line=r"writelines raised TypeError",
+        kind="stream",
+        needs="far_reset",
+        since=(3, 12),
+    ),
+    Explanation(
+        "late_write",
+        "a late call does nothing, as in newer releases",
+        line=r"\.(write|writelines) raised AttributeError\(\"'NoneType' object has no attribute "
+        r"'call_exception",
+        kind="stream",
+        before=(3, 14),
+    ),
+    Explanation(
+        "datagram_is_reading",
+        "costs nothing",
+        line=r"is_reading (raised NotImplementedError|-> \w+)",
+        kind="datagram",
+        before=(3, 11),
     ),
     Explanation(
         "gathered_then_blocked",
@@ -278,6 +313,26 @@ GENERATED: list[Explanation] = [
         given="left the run",
     ),
     Explanation(
+        "eof_received_again",
+        "the end of the stream is told once",
+        ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*\.eof_received\(\)",
+        kind="stream",
+    ),
+    Explanation(
+        "streams_eof_again",
+        "the end of the stream is told once, though sendfile pauses and resumes reading",
+        ends=r"sendfile .*(\n.*){0,2}\.connection_lost\(\)",
+        kind="streams",
+        needs="far_finish",
+    ),
+    Explanation(
+        "sock_accept_cancelled",
+        "nothing is accepted for who has gone, as newer releases do",
+        line=r"InvalidStateError\('invalid state'\).*_sock_accept'",
+        needs="sock_accept",
+        before=(3, 14, 8),
+    ),
+    Explanation(
         "read_pipe_raises",
         "no handle is made for each event",
         strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
@@ -293,7 +348,7 @@ GENERATED: list[Explanation] = [
         r"Recorder\.connection_lost.*) \[[^]]*\]$",
         loose=True,
         kind="tls",
-        needs="far_reset",
+        needs="far_reset|far_close",
     ),
     Explanation(
         "tls_lost_rest",
@@ -317,7 +372,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_late_limits",
         "nobody is told to pause who has been told that the connection is lost",
-        line=r"'NoneType' object has no attribute 'pause_writing'",
+        line=r"'NoneType' object has no attribute '(pause|resume)_writing'",
         kind="tls",
     ),
     Explanation(
