@@ -251,16 +251,6 @@ GENERATED: list[Explanation] = [
         since=(3, 14),
     ),
     Explanation(
-        "closed_writelines_limits",
-        "nothing is queued on a closed connection, as in newer releases",
-        line=r"set_write_buffer_limits raised AttributeError\(\"'NoneType' object has no attribute "
-        r"'call_exception",
-        kind="stream",
-        given="writelines raised TypeError",
-        since=(3, 12),
-        before=(3, 14),
-    ),
-    Explanation(
         "closed_writelines",
         "arguments are checked on closed transports, too, as by write",
         line=r"writelines raised TypeError",
@@ -279,8 +269,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "late_write",
         "a late call does nothing, as in newer releases",
-        line=r"\.(write|writelines) raised AttributeError\(\"'NoneType' object has no attribute "
-        r"'call_exception",
+        line=r"\.(write|writelines|set_write_buffer_limits) raised AttributeError\(\"'NoneType' "
+        r"object has no attribute '(call_exception|_add_writer)",
         kind="stream",
         before=(3, 14),
     ),
@@ -294,9 +284,23 @@ GENERATED: list[Explanation] = [
     Explanation(
         "gathered_then_blocked",
         "the writer has returned when what was gathered is sent",
-        strip=r"(\.resume_writing\(.*|\.connection_lost\(None\).*) \[[^]]*\]$",
+        strip=r"(\.resume_writing\(.*|\.connection_lost\((?:None|BrokenPipe|ConnectionReset).*) "
+        r"\[[^]]*\]$",
         kind="stream",
         needs="block",
+    ),
+    Explanation(
+        "gathered_callback",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(.*) \[[^]]*\]$",
+        given=r"connection_lost\((BrokenPipe|ConnectionReset)",
+    ),
+    Explanation(
+        "gathered_for_a_closed_pipe",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(\.connection_lost\(BrokenPipeError.*) \[[^]]*\]$",
+        kind="write_pipe",
+        needs="far_close",
     ),
     Explanation(
         "write_pipe_aborted_twice",
@@ -315,7 +319,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "eof_received_again",
         "the end of the stream is told once",
-        ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*\.eof_received\(\)",
+        ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*"
+        r"(\.eof_received\(\)|\.connection_lost\(\w+(\[\d+\])?\('[^']*from a callback'\)\))",
         kind="stream",
     ),
     Explanation(
@@ -324,6 +329,13 @@ GENERATED: list[Explanation] = [
         ends=r"sendfile .*(\n.*){0,2}\.connection_lost\(\)",
         kind="streams",
         needs="far_finish",
+    ),
+    Explanation(
+        "sock_recv_second",
+        "they receive when they return",
+        line=r"sock_recv(_into)?\(",
+        kind="socket",
+        needs='receive".*"receive',
     ),
     Explanation(
         "sock_accept_cancelled",
@@ -337,9 +349,8 @@ GENERATED: list[Explanation] = [
         "no handle is made for each event",
         strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
         r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|"
-        r"loop: <loop>, message: 'Exception in callback protocol.\w+', protocol: <.*?>, "
-        r"transport: <.*?>)\} .*$",
-        kind="_pipe",
+        r"loop: <loop>, message: 'Exception in callback protocol.\w+', "
+        r"(?:protocol: <.*?>, )?transport: <.*?>)\} .*$",
     ),
     Explanation(
         "tls_write_after_reset",
@@ -381,6 +392,13 @@ GENERATED: list[Explanation] = [
         strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
+    ),
+    Explanation(
+        "tls_buffer_raises",
+        "nothing is delivered behind the error of a callback",
+        line=r"\.buffer_updated\(.* closing ",
+        kind="tls",
+        given=r"Fatal error on SSL protocol|buffer_updated\(\) call failed",
     ),
     Explanation(
         "tls_closed_twice",

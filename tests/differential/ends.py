@@ -202,7 +202,9 @@ class Writer(End):
     def _send_now(self) -> None:
         """Where the peer is gone each send counts: it makes the next one fail."""
         if not self.far_open and not self.lost:
-            self.transport.get_write_buffer_size()
+            # asyncio's TLS transport may be dead already.
+            with contextlib.suppress(AttributeError):
+                self.transport.get_write_buffer_size()
 
     def op_wrong(self, method: str, value: str) -> None:
         """Call a method with what it does not take."""

@@ -162,7 +162,7 @@ def explains(
     """Return whether `rules` together leave no difference between both traces of `script`."""
     for rule in rules:
         expected, got = rule.apply(script, expected, got)
-    return expected == got
+    return ordered(script, expected) == ordered(script, got)
 
 
 def ordered(script: Script, events: list[Event]) -> list[Event]:

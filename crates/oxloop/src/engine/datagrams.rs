@@ -103,9 +103,9 @@ impl<F: Face> Endpoint<F> {
         })
     }
 
-    /// Whether it is too late to send.
+    /// Whether it is too late to send: `connection_lost` still can, where there is no remote address.
     fn drops(&self) -> bool {
-        self.state.is_closed() || (self.state.is_lost() && self.kind.remote)
+        self.descriptor.borrow().is_none() || (self.state.is_lost() && self.kind.remote)
     }
 
     fn wanted(&self) -> Interest {

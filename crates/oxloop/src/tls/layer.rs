@@ -236,7 +236,7 @@ pub trait TlsLayer {
         // Paused or not: the end of the handshake may be among it (asyncio keeps it back).
         if self.has_backlog() {
             self.do_write(cx)?;
-        } else {
+        } else if reading || self.outgoing(cx)? > 0 {
             self.process_outgoing(cx)?;
         }
         self.control_reading(cx)
