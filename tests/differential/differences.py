@@ -242,29 +242,22 @@ GENERATED: list[Explanation] = [
         kind="datagram",
     ),
     Explanation(
-        "closed_writelines_logged",
-        "what is refused does not count as a write to a closed connection",
-        line=r"log WARNING 'socket\.send\(\) raised exception\.'",
-        kind="stream",
-        needs="wrong",
-        given=r"\.writelines\(('text'|3|\[b'x', 3\])\)",
-        since=(3, 14),
-    ),
-    Explanation(
         "closed_writelines",
         "arguments are checked on closed transports, too, as by write",
         line=r"writelines raised TypeError",
         after=r"\.(close|abort)\(\)|\.(connection_lost|eof_received)\(",
         kind="stream",
         since=(3, 12),
+        before=(3, 14),
     ),
     Explanation(
         "reset_writelines",
         "arguments are checked on closed transports, too, as by write",
         line=r"writelines raised TypeError",
         kind="stream",
-        needs="far_reset",
+        needs="far_reset|far_finish",
         since=(3, 12),
+        before=(3, 14),
     ),
     Explanation(
         "late_write",
@@ -293,7 +286,14 @@ GENERATED: list[Explanation] = [
         "gathered_callback",
         "the writer has returned when what was gathered is sent",
         strip=r"(.*) \[[^]]*\]$",
+        given=r"connection_lost\((BrokenPipe|ConnectionReset)|\.resume_writing\(",
+    ),
+    Explanation(
+        "gathered_behind_the_end",
+        "what was gathered is sent when the turn ends",
+        line=r"\.eof_received\(\) closing",
         given=r"connection_lost\((BrokenPipe|ConnectionReset)",
+        needs="far_reset",
     ),
     Explanation(
         "gathered_for_a_closed_pipe",
@@ -350,7 +350,7 @@ GENERATED: list[Explanation] = [
         strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
         r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|"
         r"loop: <loop>, message: 'Exception in callback protocol.\w+', "
-        r"(?:protocol: <.*?>, )?transport: <.*?>)\} .*$",
+        r"(?:protocol: <.*?>, )?transport: <.*?>)\}.*$",
     ),
     Explanation(
         "tls_write_after_reset",

@@ -108,7 +108,11 @@ pub(super) fn writelines(
         Ok(pieces) => pieces,
         // That nothing may be written any more comes before what is wrong with it.
         Err(error) => match engine.write_all(event_loop, this.token, &[] as &[Piece<'_>])? {
-            Written::Taken | Written::Lost => return Err(error),
+            Written::Taken | Written::Lost => {
+                this.flush(py)?;
+                let late = cfg!(Py_3_14) && this.info().lost;
+                return if late { this.note_late_write(py) } else { Err(error) };
+            }
             written => return this.written(py, written, "writelines"),
         },
     };

@@ -453,6 +453,7 @@ impl<F: Face> Engine<F> {
             reading: endpoint.state.is_reading(),
             polls_read: endpoint.registered.read,
             polls_write: endpoint.registered.write,
+            lost: endpoint.state.is_lost(),
             closed: endpoint.state.is_closed(),
             writing_paused: endpoint.flow.is_paused(),
         })

@@ -85,6 +85,8 @@ pub struct StreamInfo {
     pub polls_read: bool,
     /// Whether the selector watches for writing.
     pub polls_write: bool,
+    /// Whether `connection_lost` is scheduled or was called.
+    pub lost: bool,
     /// Whether `connection_lost` was called.
     pub closed: bool,
     /// Whether the protocol was told to pause writing.
@@ -99,6 +101,7 @@ impl StreamInfo {
         reading: false,
         polls_read: false,
         polls_write: false,
+        lost: true,
         closed: true,
         writing_paused: false,
     };
@@ -414,6 +417,7 @@ impl<F: Face> Engine<F> {
             reading: stream.state.is_reading(),
             polls_read: stream.registered.read,
             polls_write: stream.registered.write,
+            lost: stream.state.is_lost(),
             closed: stream.state.is_closed(),
             writing_paused: stream.flow.is_paused(),
         })
