@@ -219,7 +219,7 @@ class Explanation:
 
 
 GENERATED: list[Explanation] = [
-    # Before the next one, which takes away what it looks at.
+    # Before the one after them, which takes away what they look at.
     Explanation(
         "datagram_late_sendto",
         "a late call does nothing, and is told as one with an address",
@@ -227,6 +227,14 @@ GENERATED: list[Explanation] = [
         kind="datagram",
         given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
         since=(3, 13),
+    ),
+    Explanation(
+        "datagram_late_sendto_far",
+        "a late call does nothing, and is told as one with an address",
+        line=r"log WARNING 'socket\.send\(\) raised exception\.'",
+        kind="datagram",
+        given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
+        before=(3, 13),
     ),
     Explanation(
         "datagram_closed_sendto",
@@ -241,6 +249,15 @@ GENERATED: list[Explanation] = [
         strip=r"message: .Exception in callback (?:<transport's own>|None|Endpoint\.\w+).",
         kind="datagram",
     ),
+    # Before the next one, which takes away what it looks at.
+    Explanation(
+        "closed_writelines_size",
+        "nothing is queued on a closed connection, as in newer releases",
+        ends=r"(?s)\.(close|abort)\(\).*\.writelines\(",
+        kind="stream",
+        since=(3, 12),
+        before=(3, 14),
+    ),
     Explanation(
         "closed_writelines",
         "arguments are checked on closed transports, too, as by write",
@@ -249,6 +266,13 @@ GENERATED: list[Explanation] = [
         kind="stream",
         since=(3, 12),
         before=(3, 14),
+    ),
+    Explanation(
+        "writelines_in_part",
+        "nothing of a list is queued where an item is refused, as in older releases",
+        ends=r"writelines\(\[b'x', 3\]\)",
+        kind="stream",
+        since=(3, 15),
     ),
     Explanation(
         "reset_writelines",
@@ -281,26 +305,7 @@ GENERATED: list[Explanation] = [
         r"\[[^]]*\]$",
         kind="stream",
         needs="block",
-    ),
-    Explanation(
-        "gathered_callback",
-        "the writer has returned when what was gathered is sent",
-        strip=r"(.*) \[[^]]*\]$",
-        given=r"connection_lost\((BrokenPipe|ConnectionReset)|\.resume_writing\(",
-    ),
-    Explanation(
-        "gathered_behind_the_end",
-        "what was gathered is sent when the turn ends",
-        line=r"\.eof_received\(\) closing",
-        given=r"connection_lost\((BrokenPipe|ConnectionReset)",
-        needs="far_reset",
-    ),
-    Explanation(
-        "gathered_for_a_closed_pipe",
-        "the writer has returned when what was gathered is sent",
-        strip=r"(\.connection_lost\(BrokenPipeError.*) \[[^]]*\]$",
-        kind="write_pipe",
-        needs="far_close",
+        before=(3, 15),
     ),
     Explanation(
         "write_pipe_aborted_twice",
@@ -347,13 +352,14 @@ GENERATED: list[Explanation] = [
     Explanation(
         "read_pipe_raises",
         "no handle is made for each event",
-        strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, message: "
-        r".Exception in callback (?:<transport's own>|None).(?:, source_traceback: <stack>)?|"
+        strip=r"(exception handler: \{exception: .*), (?:handle: <Handle>, loop: <loop>, "
+        r"(?:message: .Exception in callback (?:<transport's own>|None).)?(?:, source_traceback: "
+        r"<stack>)?|"
         r"loop: <loop>, message: 'Exception in callback protocol.\w+', "
         r"(?:protocol: <.*?>, )?transport: <.*?>)\}.*$",
     ),
     Explanation(
-        "tls_write_after_reset",
+        "tls_write_after_reset_and_task",
         "the writer has returned when what was gathered is sent",
         strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*|"
         r"Recorder\.connection_lost.*) \[[^]]*\]$",
@@ -396,7 +402,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_buffer_raises",
         "nothing is delivered behind the error of a callback",
-        line=r"\.buffer_updated\(.* closing ",
+        line=r"\.buffer_updated\(",
         kind="tls",
         given=r"Fatal error on SSL protocol|buffer_updated\(\) call failed",
     ),
@@ -417,6 +423,21 @@ GENERATED: list[Explanation] = [
         "asyncio queues what is no data, and fails later",
         ends=r"writelines\((\[b'x', 3\]|None|3|'text')",
         kind="tls",
+    ),
+    Explanation(
+        "gathered_behind_the_end",
+        "what was gathered is sent when the turn ends",
+        line=r"\.(eof|data)_received\(.* closing|\.(get_buffer|buffer_updated)\(.* closing|"
+        r"returning true from eof_received",
+        given=r"connection_lost\((BrokenPipe|ConnectionReset)",
+        needs="far_reset",
+    ),
+    # Last, as others look at the contexts.
+    Explanation(
+        "gathered_for_a_closed_pipe",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(.*) \[[^]]*\]$",
+        given=r"connection_lost\((BrokenPipe|ConnectionReset)|\.resume_writing\(",
     ),
 ]
 """Of oxloop from asyncio, in generated scripts."""
