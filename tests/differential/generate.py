@@ -37,6 +37,8 @@ from .strategies import scripts
 
 EXAMPLES = Path(__file__).with_name("examples")
 """Scripts kept: each of them differed once."""
+FIXED = Path(__file__).with_name("fixed.jsonl")
+"""Scripts generated once, one a line: with other sources the same seed makes other scripts."""
 
 
 class Worker:
@@ -217,7 +219,14 @@ def main() -> int:
     parser.add_argument("--no-contexts", action="store_true", help="do not compare contexts")
     parser.add_argument("--keep", type=Path, help="write differing scripts into this folder")
     parser.add_argument("--results", type=Path, help="write the counts into this JSON file")
+    parser.add_argument("--write", type=Path, help="write the scripts, one a line, and play none")
     options = parser.parse_args()
+    if options.write:
+        lines: dict[str, None] = {}
+        for number in options.seed:
+            generated(options.scripts, number, lambda s: lines.setdefault(json.dumps(s) + "\n"))
+        options.write.write_text("".join(lines))
+        return 0
     started = time.monotonic()
     rules = GENERATED if options.loop == DEFAULT else ()
     with Pair(options.loop, rules) as pair:
@@ -230,7 +239,8 @@ def main() -> int:
 
         if options.files:
             for file in options.files:
-                check(json.loads(file.read_text()))
+                for script in read(file):
+                    check(script)
         else:
             for number in options.seed:
                 generated(options.scripts, number, check)
@@ -268,6 +278,11 @@ def main() -> int:
     print(*(f"{key}: {value}" for key, value in result.items()), sep=", ", end="")
     print(f" ({time.monotonic() - started:.0f} s)")
     return bool(differing)
+
+
+def read(file: Path) -> list[Script]:
+    """Return the scripts of a file, one a line."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def kind(diff: list[str]) -> str:
