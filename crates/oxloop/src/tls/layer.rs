@@ -233,11 +233,13 @@ pub trait TlsLayer {
             self.call_eof_received(cx)?;
             self.start_shutdown(cx)?;
         }
-        // Paused or not: the end of the handshake may be among it (asyncio keeps it back).
         if self.has_backlog() {
             self.do_write(cx)?;
-        } else if reading || self.outgoing(cx)? > 0 {
+        } else if reading {
             self.process_outgoing(cx)?;
+        } else if self.state().lock().may_send() {
+            // The end of the handshake may be among it (asyncio keeps it back).
+            self.send(cx)?;
         }
         self.control_reading(cx)
     }
