@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import signal
 import socket
@@ -16,9 +18,12 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 LIMIT = 30
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A free port, below those that the system gives to clients."""
+    while True:
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 30_000)))
+            return int(probe.getsockname()[1])
 
 
 def variant(name: str, loop: str, folder: Path, port: int = 8888) -> list[str]:
@@ -142,15 +147,9 @@ def test_unix_chat(tmp_path: Path, folder: Path) -> None:
     assert told == chat("asyncio", tmp_path, str(folder / "chat"))
 
 
-def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def udp_echo(form: str, loop: str, folder: Path) -> tuple[list[str], str]:
     """Output of the server, which is ended by Ctrl-C, and of its client."""
-    port = free_udp_port()
+    port = free_port(socket.SOCK_DGRAM)
 
     def command(name: str) -> list[str]:
         path = folder / f"{form}{name}-{loop}-{port}.py"

@@ -444,8 +444,9 @@ class TestProtocol:
 
     async def test_what_is_unread_when_it_exits(self, spawn):
         size = 60_000  # less than a pipe holds
-        transport, protocol = await spawn(*PYTHON, f"print('x' * {size - 1})")
+        transport, protocol = await spawn(*PYTHON, f"input(); print('x' * {size - 1})")
         transport.get_pipe_transport(1).pause_reading()
+        transport.get_pipe_transport(0).write(b"\n")
         await protocol.called("process_exited")
         assert protocol.output[1] == b""
         transport.get_pipe_transport(1).resume_reading()
