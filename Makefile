@@ -33,6 +33,9 @@ LOOP ?= oxloop:new_event_loop
 # In the names of results; nothing for oxloop.
 OF_LOOP := $(patsubst %,-%,$(filter-out oxloop,$(firstword $(subst :, ,$(LOOP)))))
 LOCKED := $(if $(CI),--locked)
+# A process for each core; a module's tests share its servers. On a busy CI machine a test that fails is
+# run once more, and the summary names it, as CPython's own CI does.
+PARALLEL := --numprocesses auto --dist loadfile $(if $(CI),--reruns 1)
 # The Python package does without it: OpenSSL is CPython's.
 TLS := oxloop/tls
 SERVERS := redis-server postgresql dbus
@@ -84,11 +87,11 @@ test-py: stubtest pytest conformance ## All Python tests
 test-core: stubtest pytest-core conformance ## The same without real programs and resources
 
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
-	$(PY) -m pytest $(if $(PYTEST),$(PYTEST),--junitxml=$(RESULTS)/pytest.xml)
-	$(if $(PYTEST),,OXLOOP_TLS_BIO=memory $(PY) -m pytest -k oxloop tests/test_tls*.py)
+	$(PY) -m pytest $(if $(PYTEST),$(PYTEST),$(PARALLEL) --junitxml=$(RESULTS)/pytest.xml)
+	$(if $(PYTEST),,OXLOOP_TLS_BIO=memory $(PY) -m pytest $(PARALLEL) -k oxloop tests/test_tls*.py)
 
 pytest-core: $(VENV)/.oxloop $(VENV)/.dev
-	$(PY) -m pytest --ignore tests/frameworks --ignore tests/resources --junitxml=$(RESULTS)/pytest.xml
+	$(PY) -m pytest $(PARALLEL) --ignore tests/frameworks --ignore tests/resources --junitxml=$(RESULTS)/pytest.xml
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
 	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \

@@ -128,8 +128,6 @@ def add_counts(run: Run, counts: Mapping[str, Any]) -> None:
 
 def add_junit(run: Run, suite: ElementTree.Element) -> None:
     """Add the tests of a JUnit file."""
-    for found in suite.iterfind("properties/property[@name='python']"):
-        run.version = found.get("value", run.version)
     for case in suite.iter("testcase"):
         module = case.get("classname", "")
         package = next((name for name in NETS if module.startswith(f"{name}.")), "")

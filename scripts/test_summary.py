@@ -16,7 +16,7 @@ RUNNERS = {
     "pytest": re.compile(r"^=+ .*\b(?:passed|failed|errors?|skipped|deselected)\b.* in [\d.]+s.*"),
     "conformance": re.compile(r"^\d+ passed, \d+ failed, \d+ skipped$"),
 }
-COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|ignored|xfailed)\b")
+COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|ignored|xfailed|rerun)\b")
 
 
 def count(log: str, summary: re.Pattern[str]) -> Counter[str]:

@@ -11,9 +11,8 @@ import functools
 import gc
 import inspect
 import os
-import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     run_limited(pyfuncitem.funcargs["loop"], pyfuncitem.obj(**arguments))
     return True
-
-
-@pytest.fixture(scope="session", autouse=True)
-def version(record_testsuite_property: Callable[[str, object], None]) -> None:
-    """Names the Python in the results."""
-    record_testsuite_property("python", platform.python_version())
 
 
 @pytest.fixture(params=LOOP_SPECS, ids=module_of)

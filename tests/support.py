@@ -57,6 +57,12 @@ def module_of(spec: str) -> str:
     return spec.partition(":")[0]
 
 
+def name_of(value: object) -> str:
+    """The `repr` of a test's parameter; its type where that has an address, new in each process."""
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text
+
+
 def skip_stock_bug(spec: str, broken: bool, bug: str) -> None:
     """Skip the test on a stock asyncio that has `bug`, corrected in other versions of CPython."""
     if broken and module_of(spec) == "asyncio":

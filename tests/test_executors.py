@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from .support import PYTHON, hops, run_script, turns
+from .support import PYTHON, hops, name_of, run_script, turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -150,7 +150,7 @@ class TestDefaultExecutor:
             assert name.startswith("mine")
 
     @pytest.mark.skipif(PYTHON < (3, 11), reason="only deprecated before 3.11")
-    @pytest.mark.parametrize("executor", [None, 42, concurrent.futures.Executor()], ids=repr)
+    @pytest.mark.parametrize("executor", [None, 42, concurrent.futures.Executor()], ids=name_of)
     def test_refuses_others(self, loop, executor):
         with pytest.raises(TypeError, match="executor must be ThreadPoolExecutor instance"):
             loop.set_default_executor(executor)

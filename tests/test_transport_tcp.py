@@ -19,6 +19,7 @@ from .support import (
     Recorder,
     fill,
     hops,
+    name_of,
     skip_stock_bug,
     turns,
 )
@@ -128,7 +129,7 @@ class TestWriting:
         transport.write(data)
         assert await peer.read(4) == b"data"
 
-    @pytest.mark.parametrize("data", ["text", None, 1, [b"data"], object()], ids=repr)
+    @pytest.mark.parametrize("data", ["text", None, 1, [b"data"], object()], ids=name_of)
     async def test_refuses_other_kinds(self, opened, data):
         transport, _, peer = await opened()
         with pytest.raises(TypeError, match="data argument must be a bytes"):

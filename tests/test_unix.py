@@ -171,7 +171,9 @@ class TestNames:
         assert transport.get_extra_info("sockname") == ""
         assert transport.get_extra_info("socket").fileno() == -1
 
-    @pytest.mark.parametrize("name", ["bound", b"\0oxloop-bound-%d" % os.getpid()])
+    @pytest.mark.parametrize(
+        "name", ["bound", b"\0oxloop-bound-%d" % os.getpid()], ids=["path", "abstract"]
+    )
     async def test_a_client_with_a_name(self, loop, path, folder, listener, name):
         name = str(folder / name) if isinstance(name, str) else name
         sock = socket.socket(socket.AF_UNIX)

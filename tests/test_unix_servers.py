@@ -98,7 +98,11 @@ class TestServes:
         assert not os.get_inheritable(sock.fileno())
         assert path in repr(server)
 
-    @pytest.mark.parametrize("name", [None, "client", b"\0oxloop-client-%d" % os.getpid()])
+    @pytest.mark.parametrize(
+        "name",
+        [None, "client", b"\0oxloop-client-%d" % os.getpid()],
+        ids=["none", "path", "abstract"],
+    )
     async def test_names_of_a_connection(self, network, folder, path, name):
         protocol = Recorder()
         server = await network.serve_unix(lambda: protocol, path)

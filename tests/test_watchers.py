@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 
-from .support import Recorder, hops, skip_stock_bug, turns
+from .support import Recorder, hops, name_of, skip_stock_bug, turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -48,6 +48,9 @@ class Numbered:
 
     def __init__(self, number):
         self.number = number
+
+    def __repr__(self):
+        return f"Numbered({self.number!r})"
 
     def fileno(self):
         if isinstance(self.number, Exception):
@@ -390,7 +393,7 @@ class TestWhatCanBeWatched:
     @pytest.mark.parametrize(
         "what",
         [None, 3.0, "text", b"bytes", object(), Numbered(None), Numbered("text")],
-        ids=repr,
+        ids=name_of,
     )
     def test_other_objects(self, loop, method, what):
         with pytest.raises(ValueError, match=r"^Invalid file object: "):

@@ -90,7 +90,8 @@ class TestRequests:
             status, _ = wire.response()
             assert status == 400
             assert wire.reader.read() == b""
-        assert server.trouble == ["WARNING:  Invalid HTTP request received."]
+        warning = server.heard("Invalid HTTP request received.")
+        assert server.trouble == [warning]
         server.forget()
 
 
