@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from tests.certificates import client_context
-from tests.support import TIME_LIMIT
+from tests.support import TIME_LIMIT, descriptors, until
 
 from . import databases
 from .app import pattern
@@ -102,16 +102,24 @@ class TestQueries:
             assert await connection.fetchval("SELECT 1") == 1
 
 
+async def refused(
+    postgres: Database, error: type[Exception] | tuple[type[Exception], ...], **options
+) -> None:
+    """Fail to connect, and wait for the end of the connection: asyncpg leaves it to close."""
+    before = descriptors()
+    with pytest.raises(error):
+        async with dial(postgres, **options):
+            pass
+    await until(lambda: descriptors().items() <= before.items())
+
+
 class TestRefusals:
     async def test_without_tls(self, loop, postgres):
-        with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
-            async with dial(postgres, ssl=False):
-                pass
+        await refused(postgres, asyncpg.InvalidAuthorizationSpecificationError, ssl=False)
 
     async def test_an_unknown_authority(self, loop, postgres):
-        with pytest.raises(ssl.SSLCertVerificationError):
-            async with dial(postgres, ssl=ssl.create_default_context()):
-                pass
+        context = ssl.create_default_context()
+        await refused(postgres, ssl.SSLCertVerificationError, ssl=context)
 
     async def test_the_certificate_of_a_client(self, loop, postgres):
         """It stands for the password of the user it names."""
@@ -120,6 +128,4 @@ class TestRefusals:
         options = {"user": "guarded", "password": None}
         async with dial(postgres, ssl=client_context("guarded"), **options) as connection:
             assert await connection.fetchval("SELECT current_user") == "guarded"
-        with pytest.raises((asyncpg.PostgresError, OSError)):
-            async with dial(postgres, **options):
-                pass
+        await refused(postgres, (asyncpg.PostgresError, OSError), **options)
