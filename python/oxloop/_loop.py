@@ -55,8 +55,23 @@ class Loop(_Sections):
 
     def __init__(self) -> None:
         super().__init__()
+        self._find_clock()
         self.slow_callback_duration = 0.1
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "time":
+            self._find_clock()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "time":
+            self._find_clock()
+
+    def _find_clock(self) -> None:
+        """Timers follow a `time()` of a subclass or of the object, as tests replace it."""
+        self._set_own_clock(type(self).time is not BaseLoop.time or "time" in self.__dict__)
 
     def __repr__(self) -> str:
         return (

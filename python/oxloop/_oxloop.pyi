@@ -201,6 +201,7 @@ class BaseLoop:
 
     # Scheduling.
     def time(self) -> float: ...
+    def _set_own_clock(self, own: bool) -> None: ...
     def call_soon(
         self,
         callback: Callable[[Unpack[_Ts]], object],

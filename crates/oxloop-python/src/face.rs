@@ -44,6 +44,11 @@ impl Face for PyFace {
         check_signals(event_loop.py())
     }
 
+    #[inline]
+    fn clock(event_loop: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
+        event_loop.get().own_clock(event_loop)
+    }
+
     /// asyncio's run_forever lets the selector's OSError out.
     fn wait_failed(event_loop: &Bound<'_, BaseLoop>, error: io::Error) -> PyResult<()> {
         Err(crate::error::os_error(event_loop.py(), &error))

@@ -114,11 +114,12 @@ pub(crate) fn timed<R>(
     let py = event_loop.py();
     event_loop.setattr("_current_handle", handle)?;
     let engine = &event_loop.get().engine;
-    let start = engine.time();
-    let result = call();
-    let took = engine.time() - start;
+    let called = engine.now(event_loop).and_then(|start| {
+        let result = call()?;
+        Ok((result, engine.now(event_loop)? - start))
+    });
     event_loop.setattr("_current_handle", py.None())?;
-    let result = result?;
+    let (result, took) = called?;
     if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
         let text = calls::function(imports(py)?.format_handle.bind(py), [handle])?;
         let format = intern!(py, "Executing %s took %.3f seconds").as_any();

@@ -218,11 +218,6 @@ SUITES = (
             "zlib_ng",
         ),
         options=("-m", "not dev_mode and not autobahn and not internal"),
-        expected={
-            "tests/test_web_functional.py::test_keepalive_expires_on_time": (
-                "replaces loop.time, for timers to follow; docs/differences.md, Lifetimes"
-            ),
-        },
     ),
     Suite(
         name="distributed",

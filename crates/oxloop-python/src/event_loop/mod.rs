@@ -8,6 +8,7 @@ pub(crate) mod sockets;
 mod watchers;
 
 use crate::face::PyFace;
+use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
 use crate::guard::Guard;
 use crate::server::ListenerRef;
@@ -18,6 +19,7 @@ use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, PipeEnd, Referent};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -28,6 +30,9 @@ const DEBUG: u8 = 1;
 const IDLE: u8 = 2;
 /// `_close` was called.
 const CLOSED: u8 = 4;
+
+/// `time()` is not the native one: a subclass or the program has replaced it.
+const OWN_CLOCK: u8 = 8;
 
 /// What `BaseLoop::made` holds in a complete object.
 const MADE: u8 = 1;
@@ -62,6 +67,16 @@ impl BaseLoop {
     #[inline]
     fn is(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// What a `time()` that replaces the native one says, seconds.
+    #[inline]
+    pub(crate) fn own_clock(&self, slf: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
+        if !self.is(OWN_CLOCK) {
+            return Ok(None);
+        }
+        let py = slf.py();
+        calls::method(slf.as_any(), intern!(py, "time"), [])?.extract().map(Some)
     }
 
     fn set(&self, flag: u8, on: bool) {
@@ -245,6 +260,11 @@ impl BaseLoop {
 
     fn time(&self) -> f64 {
         self.engine.time()
+    }
+
+    /// Timers follow `time()` of the object instead of the engine's clock, or no more.
+    fn _set_own_clock(&self, own: bool) {
+        self.set(OWN_CLOCK, own);
     }
 
     /// Counts a scheduled timer as cancelled (asyncio's TimerHandle calls it).

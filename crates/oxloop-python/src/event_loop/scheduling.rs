@@ -66,7 +66,7 @@ pub(crate) fn call_later(
     if delay.is_none() {
         return Err(PyTypeError::new_err("delay must not be None"));
     }
-    let now = slf.get().engine.time();
+    let now = slf.get().engine.now(slf)?;
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
         let seconds = now + delay.value();
         let when = PyFloat::new(py, seconds);

@@ -148,7 +148,8 @@ impl<'py> Layer<'_, 'py> {
     pub(super) fn begin(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         if cx.get().is_debug() {
             self.debug(cx, "%r starts SSL handshake")?;
-            self.0.get().parts.lock().handshake_start = Some(cx.get().engine.time());
+            let now = cx.get().engine.now(cx)?;
+            self.0.get().parts.lock().handshake_start = Some(now);
         }
         self.start_handshake(cx)
     }
@@ -235,7 +236,8 @@ impl TlsLayer for Layer<'_, '_> {
         extra.set_item("peercert", object.call_method0("getpeercert")?)?;
         if cx.get().is_debug() {
             let start = this.parts.lock().handshake_start.take();
-            let seconds = start.map_or(0.0, |start| cx.get().engine.time() - start);
+            let now = cx.get().engine.now(cx)?;
+            let seconds = start.map_or(0.0, |start| now - start);
             let text = "%r: SSL handshake took %.1f ms";
             logger(py)?.call_method1("debug", (text, self.0, seconds * 1e3))?;
         }

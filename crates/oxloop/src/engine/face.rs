@@ -42,6 +42,9 @@ pub trait Face: Sized + 'static {
     /// Called after each wait: signals that arrived are handled here.
     fn after_wait(cx: Self::Context<'_>) -> Result<(), Self::Leave>;
 
+    /// The time that timers follow, in seconds, where it is not that of the engine's clock.
+    fn clock(cx: Self::Context<'_>) -> Result<Option<f64>, Self::Leave>;
+
     /// The selector failed: reported, and the loop goes on.
     fn wait_failed(cx: Self::Context<'_>, error: io::Error) -> Result<(), Self::Leave>;
 }

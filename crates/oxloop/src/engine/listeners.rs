@@ -97,9 +97,9 @@ impl<F: Face> Engine<F> {
                 Some(Errno::CONNABORTED) => continue,
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     let _ = self.set_accepting(&mut state, token, false);
-                    let when = self.time() + ACCEPT_RETRY_DELAY;
-                    state.timers.push(when, Timer::ResumeAccepting(token));
                     drop(state);
+                    let when = self.now(cx)? + ACCEPT_RETRY_DELAY;
+                    self.state.lock().timers.push(when, Timer::ResumeAccepting(token));
                     handler.out_of_resources(cx, error)
                 }
                 _ => {

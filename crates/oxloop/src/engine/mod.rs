@@ -187,6 +187,11 @@ impl<F: Face> Engine<F> {
         crate::sys::monotonic()
     }
 
+    /// The time that timers follow, seconds: that of the clock, unless the face has another.
+    pub fn now(&self, cx: F::Context<'_>) -> Result<f64, F::Leave> {
+        Ok(F::clock(cx)?.unwrap_or_else(|| self.time()))
+    }
+
     /// Queues a callback behind all that is queued already.
     #[inline]
     pub fn call_soon(&self, callback: F::Callback) {

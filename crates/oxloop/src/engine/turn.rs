@@ -82,14 +82,14 @@ impl<F: Face> Engine<F> {
         selector: &Selector,
         work: &mut Workspace,
     ) -> Result<(), F::Leave> {
-        let wait = self.prepare();
+        let wait = self.prepare(cx)?;
         self.wait(cx, selector, work, wait)?;
-        let count = self.collect(work);
+        let count = self.collect(cx, work)?;
         self.run_ready(cx, work, count)
     }
 
     /// Decides how long to wait.
-    fn prepare(&self) -> Wait {
+    fn prepare(&self, cx: F::Context<'_>) -> Result<Wait, F::Leave> {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         let due = loop {
@@ -102,14 +102,16 @@ impl<F: Face> Engine<F> {
             dropped.clear();
             state = self.state.lock();
         };
-        if !state.ready.is_empty() || state.stopping {
-            Wait::Poll
-        } else if let Some(when) = due {
-            let seconds = when - self.time();
-            if seconds > 0.0 { Wait::Seconds(seconds.min(LONGEST_WAIT)) } else { Wait::Poll }
-        } else {
-            Wait::Event
-        }
+        let poll = !state.ready.is_empty() || state.stopping;
+        drop(state);
+        Ok(match due {
+            _ if poll => Wait::Poll,
+            Some(when) => {
+                let seconds = when - self.now(cx)?;
+                if seconds > 0.0 { Wait::Seconds(seconds.min(LONGEST_WAIT)) } else { Wait::Poll }
+            }
+            None => Wait::Event,
+        })
     }
 
     /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
@@ -166,7 +168,9 @@ impl<F: Face> Engine<F> {
     }
 
     /// Queues this poll's I/O, then the timers that are due; returns how much there is to run.
-    fn collect(&self, work: &mut Workspace) -> usize {
+    fn collect(&self, cx: F::Context<'_>, work: &mut Workspace) -> Result<usize, F::Leave> {
+        // Asked under no lock; where it fails, what was found is queued all the same.
+        let clock = F::clock(cx);
         let mut state = self.state.lock();
         let state = &mut *state;
         for (bits, found) in work.events.iter() {
@@ -190,8 +194,9 @@ impl<F: Face> Engine<F> {
                 state.ready.push_back(Ready::Io(token));
             }
         }
+        let clock = clock?;
         if !state.timers.is_empty() {
-            let end = self.time() + RESOLUTION;
+            let end = clock.unwrap_or_else(|| self.time()) + RESOLUTION;
             while let Some(timer) = state.timers.pop_due(end) {
                 match timer {
                     Timer::Callback(callback) => {
@@ -203,7 +208,7 @@ impl<F: Face> Engine<F> {
             }
         }
         state.dispatching = true;
-        state.ready.len()
+        Ok(state.ready.len())
     }
 
     fn run_ready(

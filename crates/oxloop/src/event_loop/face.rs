@@ -104,6 +104,10 @@ impl engine::Face for RustFace {
         Ok(())
     }
 
+    fn clock(_: Cx<'_>) -> Result<Option<f64>, Infallible> {
+        Ok(None)
+    }
+
     fn wait_failed(cx: Cx<'_>, error: io::Error) -> Result<(), Infallible> {
         cx.core.report(ExceptionContext::new("Waiting for events failed").error(error));
         Ok(())
