@@ -1,6 +1,6 @@
 //! `DatagramTransport`: asyncio.DatagramTransport over a socket for datagrams.
 
-use super::extra_info::transport_socket;
+use super::extra_info::{self, transport_socket};
 use super::peers::{self, Peers};
 use super::stream::{SOURCE_TRACEBACK, described, limits, wake_soon};
 use crate::error::{leaves_loop, os_error, warn_unclosed};
@@ -111,7 +111,7 @@ pub(crate) fn open(
         protocol: Some(protocol.unbind()),
         read_context: Some(context::copy(context.bind(py))?),
         write_context: None,
-        sock: Some(sock.unbind()),
+        sock: Some(sock.clone().unbind()),
         address: address.map(Bound::unbind),
     };
     let transport = DatagramTransport {
@@ -125,6 +125,7 @@ pub(crate) fn open(
         peers: Mutex::new(Peers::default()),
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
+    extra_info::hold(&sock)?;
     transport.setattr(intern!(py, "_extra"), known)?;
     engine.set_endpoint_handler(token, DatagramRef(transport.clone().unbind()));
     if event_loop.get().is_debug() {
@@ -368,7 +369,7 @@ impl DatagramTransport {
         let peers = std::mem::take(&mut *self.peers.lock());
         drop(peers);
         match &parts.sock {
-            Some(sock) => sock.bind(py).call_method0(intern!(py, "close")).map(drop),
+            Some(sock) => extra_info::close(sock.bind(py)),
             None => Ok(()),
         }
     }

@@ -135,6 +135,9 @@ pub(crate) fn open(
         parts: Mutex::new(parts),
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
+    if let Some(sock) = &origin.socket {
+        extra_info::hold(sock)?;
+    }
     if let Some(server) = origin.server {
         if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
