@@ -143,14 +143,23 @@ static METHODS: Methods<2> = Methods([
     method(
         c"cancel",
         cancel,
-        c"Cancels the call: it will not run. Cancelling twice is cancelling once.",
+        c"cancel($self)\n--\n\n\
+          Cancels the call: it will not run. Cancelling twice is cancelling once.",
     ),
     ffi::PyMethodDef::zeroed(),
 ]);
 
 static THREAD_SAFE_METHODS: Methods<3> = Methods([
-    method(c"cancel", cancel, c"Cancels the call; in another thread, waits while it runs."),
-    method(c"cancelled", cancelled, c"Whether it was cancelled; waits likewise."),
+    method(
+        c"cancel",
+        cancel,
+        c"cancel($self)\n--\n\nCancels the call; in another thread, waits while it runs.",
+    ),
+    method(
+        c"cancelled",
+        cancelled,
+        c"cancelled($self)\n--\n\nWhether it was cancelled; waits likewise.",
+    ),
     ffi::PyMethodDef::zeroed(),
 ]);
 
