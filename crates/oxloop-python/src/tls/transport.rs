@@ -108,7 +108,7 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         slf.get().with(slf.py(), |layer, cx| {
-            let limits = limits(high, low, direction.default_high())?;
+            let limits = limits(slf.py(), high, low, direction.default_high())?;
             layer.state().lock().set_limits(direction, limits);
             match direction {
                 Direction::Incoming => layer.control_reading(cx),

@@ -530,7 +530,7 @@ impl DatagramTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low, DEFAULT_HIGH)?;
+        let limits = limits(slf.py(), high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_endpoint_buffer_limits(cx, this.token, limits)
     }

@@ -140,8 +140,11 @@ pub(super) fn writelines(
         Err(error) => match engine.write_all(event_loop, this.token, &[] as &[Piece<'_>])? {
             Written::Taken | Written::Lost => {
                 this.flush(py)?;
-                let late = cfg!(Py_3_14) && this.info().lost;
-                return if late { this.note_late_write(py) } else { Err(error) };
+                return match this.info().lost {
+                    true if cfg!(Py_3_14) => this.note_late_write(py),
+                    true => Err(error),
+                    false => this.unsendable(slf, error),
+                };
             }
             written => return this.written(py, written, "writelines"),
         },

@@ -449,7 +449,7 @@ pipe_methods! {
         high: Option<&Bound<'_, PyAny>>,
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (limits, cx) = (limits(high, low, DEFAULT_HIGH)?, self.pipe.event_loop(py));
+        let (limits, cx) = (limits(py, high, low, DEFAULT_HIGH)?, self.pipe.event_loop(py));
         self.pipe.engine().set_write_buffer_limits(cx, self.pipe.token, limits)
     }
 

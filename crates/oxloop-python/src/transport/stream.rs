@@ -17,11 +17,11 @@ use crate::imports::logger;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
 use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Limits, StreamInfo, Token, Written};
-use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In debug mode a transport has the stack that made it under this name.
@@ -370,7 +370,7 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low, DEFAULT_HIGH)?;
+        let limits = limits(slf.py(), high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_write_buffer_limits(cx, this.token, limits)
     }
@@ -471,12 +471,18 @@ impl StreamTransport {
         match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
             refused @ (Written::AfterEof | Written::Held) => self.written(py, refused, "write"),
             _ if self.info().closed => self.note_late_write(py),
-            _ if !error.is_instance_of::<PyBufferError>(py) => Err(error),
-            _ => {
-                let transport = StreamRef(slf.clone().unbind());
-                transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)
-            }
+            _ => self.unsendable(slf, error),
         }
+    }
+
+    /// Only memory that is in pieces gets as far as `socket.send`.
+    pub(super) fn unsendable(&self, slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if !error.is_instance_of::<PyBufferError>(py) {
+            return Err(error);
+        }
+        let transport = StreamRef(slf.clone().unbind());
+        transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)
     }
 
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
@@ -541,28 +547,40 @@ pub(super) fn described(class: &str, number: i32, info: StreamInfo, size: Option
     text
 }
 
-/// Limits as asyncio computes and refuses them, for any integers; `default` is the high-water mark
+/// Limits as asyncio computes and refuses them, for any numbers; `default` is the high-water mark
 /// where none is given.
 pub(crate) fn limits(
+    py: Python<'_>,
     high: Option<&Bound<'_, PyAny>>,
     low: Option<&Bound<'_, PyAny>>,
     default: usize,
 ) -> PyResult<Limits> {
-    let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
-        value.map(|value| value.extract()).transpose()
+    let high = match (high, low) {
+        (Some(high), _) => high.clone(),
+        (None, Some(low)) => PyInt::new(py, 4).mul(low)?,
+        (None, None) => PyInt::new(py, default).into_any(),
     };
-    let (given_high, given_low) = (number(high)?, number(low)?);
-    let high = given_high.unwrap_or(match given_low {
-        Some(low) => low.saturating_mul(4),
-        None => default as i128,
-    });
-    let low = given_low.unwrap_or(high.div_euclid(4));
-    if !(high >= low && low >= 0) {
-        let message = format!("high ({high}) must be >= low ({low}) must be >= 0");
+    let low = low.map_or_else(|| high.floor_div(4), |low| Ok(low.clone()))?;
+    if !(high.ge(&low)? && low.ge(0)?) {
+        let message =
+            format!("high ({}) must be >= low ({}) must be >= 0", high.repr()?, low.repr()?);
         return Err(PyValueError::new_err(message));
     }
-    let clamp = |value: i128| Some(usize::try_from(value).unwrap_or(usize::MAX));
-    Limits::new(clamp(high), clamp(low)).map_err(|error| PyValueError::new_err(error.to_string()))
+    let limits = Limits::new(Some(mark(&high)?), Some(mark(&low)?));
+    limits.map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// A mark in whole bytes, rounded down: that many bytes are over it or at it just as before.
+fn mark(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    match value.extract() {
+        Ok(bytes) => Ok(bytes),
+        // No integer, or too large for one.
+        Err(_) => match value.extract::<f64>() {
+            Ok(bytes) => Ok(bytes as usize),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(usize::MAX),
+            Err(error) => Err(error),
+        },
+    }
 }
 
 /// The engine's reference to a transport.
