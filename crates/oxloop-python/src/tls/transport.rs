@@ -8,7 +8,7 @@ use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::is_bytes_like;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::at_dealloc;
-use crate::transport::stream::limits;
+use crate::transport::common::limits;
 use lock_api::Mutex;
 use oxloop::tls::{Direction, TlsLayer, TlsState};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};

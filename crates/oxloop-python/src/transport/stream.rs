@@ -1,6 +1,9 @@
 //! `StreamTransport`: asyncio.Transport over a stream socket.
 
 use super::callbacks::WRITE_FAILED;
+use super::common::{
+    LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed, wake_soon,
+};
 use super::handler::TransportRef;
 use super::{extra_info, sendfile};
 use crate::address::Address;
@@ -13,22 +16,14 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
-use crate::imports::logger;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
-use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Limits, StreamInfo, Token, Written};
-use pyo3::exceptions::{PyBufferError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, StreamInfo, Token, Written};
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// In debug mode a transport has the stack that made it under this name.
-pub(super) const SOURCE_TRACEBACK: &str = "_source_traceback";
-
-/// Writes to a lost connection that are dropped in silence; each further one is logged.
-const SILENT_WRITES: u32 = 5;
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 /// A TCP connection. Made by the loop; see asyncio's *Transports*.
 #[pyclass(frozen, dict, weakref, extends = TransportBase, module = "oxloop._oxloop")]
@@ -38,8 +33,7 @@ pub(crate) struct StreamTransport {
     /// The descriptor's number, for the repr, which asyncio's keeps after the close.
     number: i32,
     pub(super) peer: Option<Address>,
-    /// How often it was written to since the loss, plus one.
-    late_writes: AtomicU32,
+    late_writes: LateWrites,
     pub(super) parts: Mutex<StateLock, Parts>,
 }
 
@@ -131,7 +125,7 @@ pub(crate) fn open(
         token,
         number,
         peer,
-        late_writes: AtomicU32::new(1),
+        late_writes: LateWrites::new(1),
         parts: Mutex::new(parts),
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
@@ -159,18 +153,6 @@ pub(crate) fn open(
     engine.start_reading_soon(token);
     wake_soon(event_loop, waiter)?;
     Ok(StreamRef(transport.unbind()))
-}
-
-/// Queues the wake-up of whoever waits for the new transport.
-pub(super) fn wake_soon(
-    event_loop: &Bound<'_, BaseLoop>,
-    waiter: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) else { return Ok(()) };
-    let py = event_loop.py();
-    let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
-    let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
-    queue(event_loop, &wake, args, context::copy_current(py)?)
 }
 
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
@@ -230,16 +212,14 @@ impl StreamTransport {
 
     /// A write that came too late is dropped; many of them are told.
     pub(super) fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
-        if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
-            logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
-        }
-        Ok(())
+        self.late_writes.note(py, SEND_RAISED)
     }
 
     pub(crate) fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
         match written {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
+            Written::Closed => self.event_loop(py).get().check_closed(),
             Written::Held => {
                 let message = format!("unable to {method}; sendfile is in progress");
                 Err(PyRuntimeError::new_err(message))
@@ -333,7 +313,7 @@ impl StreamTransport {
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.engine().pause_reading(this.token) {
-            this.debug(slf, "%r pauses reading")?;
+            debug(this.event_loop(slf.py()), slf, "%r pauses reading")?;
         }
         Ok(())
     }
@@ -341,13 +321,10 @@ impl StreamTransport {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_reading(this.token) {
-            this.event_loop(py).get().check_closed()?;
-            if !ONE_CONTEXT {
-                let context = context::copy_current(py)?;
-                let old = this.parts.lock().read_context.replace(context);
-                drop(old);
-            }
-            this.debug(slf, "%r resumes reading")?;
+            reading_resumed(this.event_loop(py), slf, |context| {
+                let mut parts = this.parts.lock();
+                if ONE_CONTEXT { None } else { parts.read_context.replace(context) }
+            })?;
         }
         Ok(())
     }
@@ -525,62 +502,6 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
         return Err(PyTypeError::new_err(message));
     }
     Ok(copy_of(data))
-}
-
-/// asyncio's repr of a socket's transport; `size` is what waits to be sent, bytes, as long as the
-/// selector watches the socket.
-pub(super) fn described(class: &str, number: i32, info: StreamInfo, size: Option<usize>) -> String {
-    let mut text = format!("<{class}");
-    if info.closed {
-        text.push_str(" closed");
-    } else if info.closing {
-        text.push_str(" closing");
-    }
-    text.push_str(&format!(" fd={number}"));
-    if let Some(size) = size {
-        let polling = |polls| if polls { "polling" } else { "idle" };
-        text.push_str(&format!(" read={}", polling(info.polls_read)));
-        let write = polling(info.polls_write);
-        text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-    }
-    text.push('>');
-    text
-}
-
-/// Limits as asyncio computes and refuses them, for any numbers; `default` is the high-water mark
-/// where none is given.
-pub(crate) fn limits(
-    py: Python<'_>,
-    high: Option<&Bound<'_, PyAny>>,
-    low: Option<&Bound<'_, PyAny>>,
-    default: usize,
-) -> PyResult<Limits> {
-    let high = match (high, low) {
-        (Some(high), _) => high.clone(),
-        (None, Some(low)) => PyInt::new(py, 4).mul(low)?,
-        (None, None) => PyInt::new(py, default).into_any(),
-    };
-    let low = low.map_or_else(|| high.floor_div(4), |low| Ok(low.clone()))?;
-    if !(high.ge(&low)? && low.ge(0)?) {
-        let message =
-            format!("high ({}) must be >= low ({}) must be >= 0", high.repr()?, low.repr()?);
-        return Err(PyValueError::new_err(message));
-    }
-    let limits = Limits::new(Some(mark(&high)?), Some(mark(&low)?));
-    limits.map_err(|error| PyValueError::new_err(error.to_string()))
-}
-
-/// A mark in whole bytes, rounded down: that many bytes are over it or at it just as before.
-fn mark(value: &Bound<'_, PyAny>) -> PyResult<usize> {
-    match value.extract() {
-        Ok(bytes) => Ok(bytes),
-        // No integer, or too large for one.
-        Err(_) => match value.extract::<f64>() {
-            Ok(bytes) => Ok(bytes as usize),
-            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(usize::MAX),
-            Err(error) => Err(error),
-        },
-    }
 }
 
 /// The engine's reference to a transport.
