@@ -10,6 +10,7 @@
 //! `_context` is empty meanwhile, and filled when somebody looks.
 
 use super::free_list;
+use super::nesting::in_turn;
 use super::template;
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
 use pyo3::ffi;
@@ -489,11 +490,22 @@ fn slots_of(types: &Types, object: *mut ffi::PyObject) -> impl Iterator<Item = i
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: called once for an instance that nobody refers to. It is untracked before its
-    // slots are emptied; weak references are told first. The memory then goes to the free list
-    // or back to its allocator, and the instance's reference to its type is dropped.
+    // SAFETY: called once for an instance that nobody refers to, which is untracked before its
+    // slots are emptied.
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
+        in_turn(object, free);
+    }
+}
+
+/// # Safety
+/// Attached; an instance of ours that nobody refers to, untracked.
+#[inline(always)]
+unsafe fn free(object: *mut ffi::PyObject) {
+    // SAFETY: as the caller says. Weak references are told before the slots are emptied. The memory
+    // then goes to the free list or back to its allocator, and the instance's reference to its
+    // type is dropped.
+    unsafe {
         let kind = ffi::Py_TYPE(object);
         let mut kept = false;
         if let Some(types) = TYPES.get(Python::assume_attached()) {
