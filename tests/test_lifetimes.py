@@ -98,7 +98,12 @@ class TestCloseWithOpenTransports:
             (connect_read_pipe, socket.SOCK_STREAM),
         ],
     )
-    def test_does_not_read(self, loop_factory: LoopFactory, connect, kind):
+    def test_does_not_read(self, loop_factory: LoopFactory, loop_spec, connect, kind):
+        skip_stock_bug(
+            loop_spec,
+            kind == socket.SOCK_DGRAM and PYTHON < (3, 11),
+            "an endpoint cannot be paused",
+        )
         with self.left(loop_factory, connect, kind) as (transport, _):
             transport.pause_reading()
             with pytest.raises(RuntimeError, match="Event loop is closed"):
