@@ -66,8 +66,36 @@ class TestLimits:
         assert transport.get_write_buffer_limits() == limits
 
     @pytest.mark.parametrize(
+        ("options", "held", "paused"),
+        [
+            ({"high": 1000.5}, 1000, False),
+            ({"high": 1000.5}, 1001, True),
+            ({"high": 1e3, "low": 0.5}, 1001, True),
+            ({"high": float("inf"), "low": 0}, 1 << 20, False),
+            ({"high": 10**40}, 1 << 20, False),
+            ({"low": 10**40}, 1 << 20, False),
+        ],
+        ids=repr,
+    )
+    async def test_any_numbers(self, full, options, held, paused):
+        transport, protocol, _, before = await full()
+        added = {name: value + before for name, value in options.items()}
+        transport.set_write_buffer_limits(**added)
+        transport.write(bytes(held))
+        assert protocol.calls == ["connection_made"] + ["pause_writing"] * paused
+
+    @pytest.mark.parametrize(
         "options",
-        [{"high": -1}, {"low": -1}, {"high": 1, "low": 2}, {"high": 0, "low": 1}],
+        [
+            {"high": -1},
+            {"low": -1},
+            {"high": 1, "low": 2},
+            {"high": 0, "low": 1},
+            {"high": -(10**40)},
+            {"high": 0.5, "low": 1},
+            {"high": float("nan")},
+            {"high": float("inf")},  # a quarter of it is no number
+        ],
         ids=repr,
     )
     async def test_invalid(self, network, options):

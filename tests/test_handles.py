@@ -11,7 +11,7 @@ from asyncio import events
 
 import pytest
 
-from .support import PYTHON, TIME_LIMIT, turns
+from .support import PYTHON, TIME_LIMIT, run_script, turns
 
 KINDS = ["call_soon", "call_soon_threadsafe", "call_later", "call_at"]
 
@@ -141,6 +141,23 @@ class TestEveryKind:
             assert calls == list(range(1, 200, 2))
             assert [handle.cancelled() for handle in handles] == [True, False] * 100
             del handle, handles
+
+    def test_a_long_chain(self, loop_spec):
+        """Each is the last reference to the one before: freed one after the other, they need no
+        more of the stack than one."""
+        outcome = run_script(
+            """
+            loop = new_event_loop()
+            handle = loop.call_soon(print)
+            for _ in range(200_000):
+                handle = loop.call_soon(handle._run)
+            loop.close()
+            del handle
+            say("alive")
+            """,
+            loop_spec,
+        )
+        assert outcome.check() == "alive\n"
 
     def test_identity(self, loop):
         first, second = loop.call_soon(int), loop.call_soon(int)

@@ -18,6 +18,7 @@ import pytest
 
 from .support import (
     BufferedRecorder,
+    DatagramRecorder,
     Recorder,
     abort,
     descriptors,
@@ -29,6 +30,16 @@ from .support import (
     tcp_pair,
     until,
 )
+
+
+def udp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected UDP sockets."""
+    left, right = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+    left.bind(("127.0.0.1", 0))
+    right.bind(("127.0.0.1", 0))
+    left.connect(right.getsockname())
+    right.connect(left.getsockname())
+    return left, right
 
 
 class Checked(Recorder):
@@ -262,6 +273,34 @@ class TestInvariant3Descriptors:
             with pytest.raises(OSError):
                 os.fstat(number)
             ours.close()
+
+    @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+    async def test_the_callers_socket_closed_too_early(self, loop, kind):
+        """What is written later is not for the file that has the number by then."""
+        ours, theirs = tcp_pair() if kind == socket.SOCK_STREAM else udp_pair()
+        number = ours.fileno()
+        if kind == socket.SOCK_STREAM:
+            transport, protocol = await loop.create_connection(Recorder, sock=ours)
+            write = transport.write
+        else:
+            transport, protocol = await loop.create_datagram_endpoint(DatagramRecorder, sock=ours)
+            write = transport.sendto
+        ours.close()
+        # They take the number, if it is free.
+        strangers = [each for _ in range(10) for each in socket.socketpair()]
+        write(b"not for strangers")
+        await hops(3)
+        transport.close()
+        await protocol.lost()
+        await hops()
+        for stranger in strangers:
+            with pytest.raises(BlockingIOError):
+                stranger.recv(100, socket.MSG_DONTWAIT)
+        for stranger in strangers:
+            stranger.close()
+        with pytest.raises(OSError):
+            os.fstat(number)
+        theirs.close()
 
     @pytest.mark.parametrize("steps", range(6))
     async def test_connecting_cancelled_after_some_steps(self, loop, steps):

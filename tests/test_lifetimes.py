@@ -16,6 +16,7 @@ import pytest
 from .support import (
     PYTHON,
     TIME_LIMIT,
+    DatagramRecorder,
     LoopFactory,
     Recorder,
     child,
@@ -27,17 +28,33 @@ from .support import (
 )
 
 
+def create_connection(loop, sock):
+    return loop.create_connection(Recorder, sock=sock)
+
+
+def create_datagram_endpoint(loop, sock):
+    return loop.create_datagram_endpoint(DatagramRecorder, sock=sock)
+
+
+def connect_read_pipe(loop, sock):
+    return loop.connect_read_pipe(Recorder, sock)
+
+
+def connect_write_pipe(loop, sock):
+    return loop.connect_write_pipe(Recorder, sock)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 class TestCloseWithOpenTransports:
     """What is open when the loop is closed stays open, and can still be asked and closed."""
 
     @contextlib.contextmanager
-    def left(self, loop_factory: LoopFactory):
+    def left(self, loop_factory: LoopFactory, connect=create_connection, kind=socket.SOCK_STREAM):
         """The transport of a closed loop, and its peer."""
         loop = loop_factory()
-        near, far = socket.socketpair()
+        near, far = socket.socketpair(type=kind)
         with far:
-            connecting = loop.create_connection(Recorder, sock=near)
+            connecting = connect(loop, near)
             transport, _ = loop.run_until_complete(connecting)
             loop.close()
             yield transport, far
@@ -62,8 +79,32 @@ class TestCloseWithOpenTransports:
             assert far.recv(100) == b"data"
             del transport
 
-    def test_does_not_read(self, loop_factory: LoopFactory):
-        with self.left(loop_factory) as (transport, _):
+    @pytest.mark.parametrize("connect", [create_connection, connect_write_pipe])
+    def test_does_not_write_the_rest(self, loop_factory: LoopFactory, connect):
+        """The loop would send it."""
+        with self.left(loop_factory, connect) as (transport, _):
+            with pytest.raises(RuntimeError, match="Event loop is closed"):
+                transport.write(bytes(10 << 20))
+            assert transport.get_write_buffer_size() == 0
+            with pytest.raises(RuntimeError, match="Event loop is closed"):
+                transport.writelines([bytes(10 << 20), b"end"])
+            del transport
+
+    @pytest.mark.parametrize(
+        ("connect", "kind"),
+        [
+            (create_connection, socket.SOCK_STREAM),
+            (create_datagram_endpoint, socket.SOCK_DGRAM),
+            (connect_read_pipe, socket.SOCK_STREAM),
+        ],
+    )
+    def test_does_not_read(self, loop_factory: LoopFactory, loop_spec, connect, kind):
+        skip_stock_bug(
+            loop_spec,
+            kind == socket.SOCK_DGRAM and PYTHON < (3, 11),
+            "an endpoint cannot be paused",
+        )
+        with self.left(loop_factory, connect, kind) as (transport, _):
             transport.pause_reading()
             with pytest.raises(RuntimeError, match="Event loop is closed"):
                 transport.resume_reading()

@@ -140,6 +140,20 @@ class TestLoop:
             missing = {each for each in stock if each not in ours and each != "kwargs"}
             assert not missing, name
 
+    def test_native_signatures_are_asyncios(self, oxloop):
+        """What wraps or mocks a method asks for its signature."""
+        ours, stock = oxloop.new_event_loop(), asyncio.SelectorEventLoop()
+        names = ("call_soon", "call_soon_threadsafe", "call_later", "call_at", "create_future")
+        for name in names:
+            signatures = [inspect.signature(getattr(loop, name)) for loop in (ours, stock)]
+            assert signatures[0] == signatures[1], name
+        handles = [loop.call_later(1, print) for loop in (ours, stock)]
+        for name in ("cancel", "cancelled", "when"):
+            signatures = [inspect.signature(getattr(handle, name)) for handle in handles]
+            assert signatures[0] == signatures[1], name
+        ours.close()
+        stock.close()
+
 
 @needs_oxloop
 class TestRun:
@@ -328,6 +342,12 @@ class TestExtending:
 
 
 class TestPrivateNames:
+    @needs_oxloop
+    def test_of_the_stock_queues_are_not_taken(self, oxloop):
+        """Tools ask whether they are there, then use them as asyncio's."""
+        for name in ("_ready", "_scheduled", "_selector", "_run_once"):
+            assert not hasattr(oxloop.Loop, name), name
+
     """Names with an underscore that libraries read, with asyncio's meaning."""
 
     def test_thread_id(self, loop):

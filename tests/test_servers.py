@@ -94,6 +94,17 @@ class TestCreateServer:
 
         assert await asyncio.gather(*(visit(n) for n in range(100))) == list(range(100))
 
+    @pytest.mark.parametrize("backlog", [-1, 0])
+    async def test_no_backlog(self, network, loop_spec, backlog):
+        """listen(2) takes any number."""
+        server = await network.serve(Echo, backlog=backlog)
+        skip_stock_bug(loop_spec, backlog < 0 or PYTHON < (3, 14), "accepts nobody")
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"ping")
+        assert await reader.readexactly(4) == b"ping"
+        writer.close()
+        await writer.wait_closed()
+
     async def test_a_visitor_that_leaves_before_it_is_accepted(self, network):
         server = await network.serve(Echo)
         for _ in range(5):

@@ -141,6 +141,7 @@ class TestWriting:
         transport, _, peer = await opened()
         transport.write(b"")
         transport.write(bytearray())
+        transport.write(memoryview(b"")[::-1])
         transport.writelines([])
         transport.write(b"end")
         assert await peer.read(3) == b"end"
@@ -217,6 +218,17 @@ class TestWritelines:
         transport.writelines([b"", b""])
         assert await peer.read(2) == b"ab"
         assert transport.get_write_buffer_size() == 0
+
+    @pytest.mark.skipif(PYTHON < (3, 12), reason="before, the pieces are joined first")
+    async def test_memory_in_pieces(self, opened, error_contexts):
+        """As by `write`: a system call cannot send it."""
+        transport, protocol, _ = await opened()
+        transport.writelines([b"one", memoryview(b"strided")[::2]])
+        await protocol.lost()
+        assert isinstance(protocol.error, BufferError)
+        (context,) = error_contexts
+        error_contexts.clear()
+        assert context["message"] == "Fatal write error on socket transport"
 
     async def test_large(self, opened):
         transport, _, peer = await opened()

@@ -532,6 +532,22 @@ class TestClosedMeanwhile:
             assert loop.remove_reader(number) is True
         assert calls == ["new"]
 
+    @pytest.mark.parametrize("kinds", [("reader", "writer"), ("writer", "reader")])
+    def test_reopened_and_watched_for_the_other_thing(self, loop, kinds):
+        """The new file is not for who waited for the old one."""
+        old, new = kinds
+        near, far = socket.socketpair()
+        number = near.fileno()
+        getattr(loop, f"add_{old}")(near, pytest.fail)
+        near.close()
+        far.close()
+        with reopened(number) as far, socket.socket(fileno=number) as connection:
+            far.send(b"data")
+            # asyncio takes it for a change of what is registered.
+            with contextlib.suppress(FileNotFoundError):
+                getattr(loop, f"add_{new}")(connection, int)
+            turns(loop, 2)
+
     async def test_reopened_as_a_connection(self, loop, loop_spec):
         """A forgotten reader of a number that is now a transport's does not harm it."""
         skip_stock_bug(loop_spec, True, "the transport does not read: the file is not registered")

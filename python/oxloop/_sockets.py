@@ -171,12 +171,12 @@ class SocketMixin(WatcherMixin, DnsMixin):
             raise ValueError("the socket must be non-blocking")
 
     async def _readable(self, sock: socket.socket) -> None:
-        await self._ready(sock, self._wait_readable, self._readable_ended)
+        await self._until_ready(sock, self._wait_readable, self._readable_ended)
 
     async def _writable(self, sock: socket.socket) -> None:
-        await self._ready(sock, self._wait_writable, self._writable_ended)
+        await self._until_ready(sock, self._wait_writable, self._writable_ended)
 
-    async def _ready(
+    async def _until_ready(
         self,
         sock: socket.socket,
         wait: Callable[[int], asyncio.Future[None]],

@@ -92,7 +92,14 @@ class WatcherMixin(LoopBase):
     def _remember(self, fileno: int, fd: Any, kind: int) -> None:
         if isinstance(fd, int):
             return
-        _, kinds = self._watched_objects.get(fileno, (None, 0))
+        known, kinds = self._watched_objects.get(fileno, (fd, 0))
+        if known is not fd and not _is_open(known):
+            # Its number is another file's now: what was to hear of it does not.
+            if kinds & ~kind & _READ:
+                self._remove_reader(fileno)
+            if kinds & ~kind & _WRITE:
+                self._remove_writer(fileno)
+            kinds = 0
         self._watched_objects[fileno] = (fd, kinds | kind)
 
     def _forget(self, fileno: int, kind: int) -> None:
@@ -105,6 +112,13 @@ class WatcherMixin(LoopBase):
             self._watched_objects[fileno] = (watched, kinds)
         else:
             del self._watched_objects[fileno]
+
+
+def _is_open(fd: Any) -> bool:
+    try:
+        return _fileno(fd) >= 0
+    except ValueError:
+        return False
 
 
 def _fileno(fd: Any) -> int:

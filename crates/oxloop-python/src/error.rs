@@ -59,6 +59,29 @@ pub(crate) fn report(
     call_exception_handler(event_loop, &context)
 }
 
+/// asyncio's `_fatal_error`, but for the closing: an OSError is the network's and only logged, in
+/// debug mode; the rest goes to the exception handler. Returns the exception. What is to leave the
+/// loop comes back.
+pub(crate) fn tell_fatal<'py>(
+    event_loop: &Bound<'py, BaseLoop>,
+    transport: &Bound<'_, PyAny>,
+    protocol: Option<&Bound<'_, PyAny>>,
+    message: &str,
+    error: PyErr,
+) -> PyResult<Bound<'py, PyBaseException>> {
+    let py = event_loop.py();
+    if leaves_loop(py, &error) {
+        return Err(error);
+    }
+    let raised = exception(py, &error);
+    if error.is_instance_of::<PyOSError>(py) {
+        log_error(event_loop, transport, message, &raised)?;
+    } else {
+        report(event_loop, message, &error, Concerned { transport: Some(transport), protocol })?;
+    }
+    Ok(raised)
+}
+
 /// Logs an error of the network's, in debug mode: `object` is what it happened to.
 pub(crate) fn log_error(
     event_loop: &Bound<'_, BaseLoop>,

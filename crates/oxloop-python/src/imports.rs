@@ -1,6 +1,6 @@
-//! Python's functions and classes that native code uses at any time. They are looked up when the module is
-//! imported: nothing can be imported any more while the interpreter shuts down, when `__del__`
-//! methods still use loops and transports.
+//! Python's functions and classes that native code uses at any time. They are looked up when the
+//! module is imported: nothing can be imported any more while the interpreter shuts down, when
+//! `__del__` methods still use loops and transports.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -172,6 +172,7 @@ impl BaseLoop {
         slf.get().engine.stop(slf)
     }
 
+    /// Whether `close()` was called.
     fn is_closed(&self) -> bool {
         self.engine.is_closed()
     }
@@ -199,6 +200,7 @@ impl BaseLoop {
         self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Whether debug mode is on.
     fn get_debug(&self) -> bool {
         self.is_debug()
     }
@@ -258,6 +260,7 @@ impl BaseLoop {
         scheduling::call_at(slf, when, callback, args, context)
     }
 
+    /// The loop's clock: seconds, monotonic.
     fn time(&self) -> f64 {
         self.engine.time()
     }
@@ -275,6 +278,7 @@ impl BaseLoop {
         Ok(())
     }
 
+    /// A new future of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         scheduling::create_future(slf)
     }
@@ -419,7 +423,7 @@ impl BaseLoop {
         protocol_factory: Bound<'_, PyAny>,
         sock: Bound<'_, PyAny>,
         server: Option<Bound<'_, PyAny>>,
-        backlog: usize,
+        backlog: i32,
         secure: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         servers::start_serving(slf, protocol_factory, sock, server, backlog, secure)

@@ -150,13 +150,14 @@ fn capture(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Captu
     }
 }
 
-/// Queues a call of the loop's own, in `context`.
+/// Queues a call of the loop's own, in `context`; RuntimeError once the loop is closed.
 pub(crate) fn queue(
     slf: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
     context: Py<PyAny>,
 ) -> PyResult<()> {
+    slf.get().check_closed()?;
     let handle = new_handle(slf, callback, args, Captured::Own(context))?;
     slf.get().engine.call_soon(PyHandle(handle));
     Ok(())

@@ -12,7 +12,7 @@ pub(super) fn start_serving(
     protocol_factory: Bound<'_, PyAny>,
     sock: Bound<'_, PyAny>,
     server: Option<Bound<'_, PyAny>>,
-    backlog: usize,
+    backlog: i32,
     secure: Option<Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let base = slf.get();
@@ -23,6 +23,8 @@ pub(super) fn start_serving(
     }
     let descriptor = Descriptor::Lent(fd);
     let listener = Listener::make(protocol_factory, sock, server, secure, &descriptor)?;
+    // listen(2) takes a negative one, too.
+    let backlog = usize::try_from(backlog).unwrap_or(0);
     let listening = base.engine.listen(descriptor, listener, backlog);
     listening.map(drop).map_err(|error| os_error(slf.py(), &error))
 }

@@ -174,9 +174,10 @@ pub(crate) fn is_bytes_like(data: &Bound<'_, PyAny>) -> bool {
         || data.is_instance_of::<PyMemoryView>()
 }
 
-/// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces.
+/// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces,
+/// unless there is nothing in it.
 pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    with_view(object, ffi::PyBUF_SIMPLE, |view| {
+    let copied = with_view(object, ffi::PyBUF_SIMPLE, |view| {
         if view.len == 0 {
             return Vec::new();
         }
@@ -184,6 +185,10 @@ pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         // thread of a build without a global lock may write to them meanwhile; then the copy
         // is torn, as any copy of shared memory is, and no length changes: the view pins it.
         unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len as usize) }.to_vec()
+    });
+    copied.or_else(|error| match object.len() {
+        Ok(0) => Ok(Vec::new()),
+        _ => Err(error),
     })
 }
 

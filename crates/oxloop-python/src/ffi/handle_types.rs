@@ -10,6 +10,7 @@
 //! `_context` is empty meanwhile, and filled when somebody looks.
 
 use super::free_list;
+use super::nesting::in_turn;
 use super::template;
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
 use pyo3::ffi;
@@ -143,14 +144,23 @@ static METHODS: Methods<2> = Methods([
     method(
         c"cancel",
         cancel,
-        c"Cancels the call: it will not run. Cancelling twice is cancelling once.",
+        c"cancel($self)\n--\n\n\
+          Cancels the call: it will not run. Cancelling twice is cancelling once.",
     ),
     ffi::PyMethodDef::zeroed(),
 ]);
 
 static THREAD_SAFE_METHODS: Methods<3> = Methods([
-    method(c"cancel", cancel, c"Cancels the call; in another thread, waits while it runs."),
-    method(c"cancelled", cancelled, c"Whether it was cancelled; waits likewise."),
+    method(
+        c"cancel",
+        cancel,
+        c"cancel($self)\n--\n\nCancels the call; in another thread, waits while it runs.",
+    ),
+    method(
+        c"cancelled",
+        cancelled,
+        c"cancelled($self)\n--\n\nWhether it was cancelled; waits likewise.",
+    ),
     ffi::PyMethodDef::zeroed(),
 ]);
 
@@ -480,11 +490,22 @@ fn slots_of(types: &Types, object: *mut ffi::PyObject) -> impl Iterator<Item = i
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: called once for an instance that nobody refers to. It is untracked before its
-    // slots are emptied; weak references are told first. The memory then goes to the free list
-    // or back to its allocator, and the instance's reference to its type is dropped.
+    // SAFETY: called once for an instance that nobody refers to, which is untracked before its
+    // slots are emptied.
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
+        in_turn(object, free);
+    }
+}
+
+/// # Safety
+/// Attached; an instance of ours that nobody refers to, untracked.
+#[inline(always)]
+unsafe fn free(object: *mut ffi::PyObject) {
+    // SAFETY: as the caller says. Weak references are told before the slots are emptied. The memory
+    // then goes to the free list or back to its allocator, and the instance's reference to its
+    // type is dropped.
+    unsafe {
         let kind = ffi::Py_TYPE(object);
         let mut kept = false;
         if let Some(types) = TYPES.get(Python::assume_attached()) {

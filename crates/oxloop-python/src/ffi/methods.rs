@@ -17,21 +17,43 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// A fast method: its name, and how many arguments stand before the callback.
 struct Fast {
     name: &'static CStr,
+    /// The signature, for `inspect`, and what the method does.
+    doc: &'static CStr,
     before: usize,
     /// The method that PyO3 made.
     full: PyOnceLock<Py<PyAny>>,
 }
 
 impl Fast {
-    const fn new(name: &'static CStr, before: usize) -> Fast {
-        Fast { name, before, full: PyOnceLock::new() }
+    const fn new(name: &'static CStr, before: usize, doc: &'static CStr) -> Fast {
+        Fast { name, doc, before, full: PyOnceLock::new() }
     }
 }
 
-static CALL_SOON: Fast = Fast::new(c"call_soon", 0);
-static CALL_SOON_THREADSAFE: Fast = Fast::new(c"call_soon_threadsafe", 0);
-static CALL_LATER: Fast = Fast::new(c"call_later", 1);
-static CALL_AT: Fast = Fast::new(c"call_at", 1);
+static CALL_SOON: Fast = Fast::new(
+    c"call_soon",
+    0,
+    c"call_soon($self, callback, *args, context=None)\n--\n\n\
+      Calls `callback(*args)` in the next turn of the loop, in the order of the calls.",
+);
+static CALL_SOON_THREADSAFE: Fast = Fast::new(
+    c"call_soon_threadsafe",
+    0,
+    c"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n\
+      As `call_soon`, from any thread: wakes the loop.",
+);
+static CALL_LATER: Fast = Fast::new(
+    c"call_later",
+    1,
+    c"call_later($self, delay, callback, *args, context=None)\n--\n\n\
+      Calls `callback(*args)` once `delay` seconds have passed.",
+);
+static CALL_AT: Fast = Fast::new(
+    c"call_at",
+    1,
+    c"call_at($self, when, callback, *args, context=None)\n--\n\n\
+      Calls `callback(*args)` at the time `when` of the loop's clock (`time()`).",
+);
 
 /// The arguments of a scheduling method, borrowed from its caller.
 struct Arguments<'a, 'py> {
@@ -76,22 +98,22 @@ struct Methods([ffi::PyMethodDef; 4]);
 unsafe impl Sync for Methods {}
 
 const fn method(
-    name: &'static CStr,
+    fast: &'static Fast,
     function: ffi::PyCFunctionFastWithKeywords,
 ) -> ffi::PyMethodDef {
     ffi::PyMethodDef {
-        ml_name: name.as_ptr(),
+        ml_name: fast.name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-        ml_doc: std::ptr::null(),
+        ml_doc: fast.doc.as_ptr(),
     }
 }
 
 static METHODS: Methods = Methods([
-    method(CALL_SOON.name, call_soon),
-    method(CALL_SOON_THREADSAFE.name, call_soon_threadsafe),
-    method(CALL_LATER.name, call_later),
-    method(CALL_AT.name, call_at),
+    method(&CALL_SOON, call_soon),
+    method(&CALL_SOON_THREADSAFE, call_soon_threadsafe),
+    method(&CALL_LATER, call_later),
+    method(&CALL_AT, call_at),
 ]);
 
 /// Puts the fast methods in the place of PyO3's.

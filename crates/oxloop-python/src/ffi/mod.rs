@@ -11,6 +11,7 @@ pub(crate) mod handle;
 pub(crate) mod handle_types;
 pub(crate) mod lock;
 pub(crate) mod methods;
+mod nesting;
 pub(crate) mod openssl;
 pub(crate) mod references;
 pub(crate) mod template;

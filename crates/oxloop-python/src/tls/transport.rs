@@ -8,7 +8,7 @@ use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::is_bytes_like;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::at_dealloc;
-use crate::transport::stream::limits;
+use crate::transport::common::limits;
 use lock_api::Mutex;
 use oxloop::tls::{Direction, TlsLayer, TlsState};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
@@ -108,7 +108,7 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         slf.get().with(slf.py(), |layer, cx| {
-            let limits = limits(high, low, direction.default_high())?;
+            let limits = limits(slf.py(), high, low, direction.default_high())?;
             layer.state().lock().set_limits(direction, limits);
             match direction {
                 Direction::Incoming => layer.control_reading(cx),

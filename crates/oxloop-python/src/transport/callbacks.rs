@@ -1,26 +1,25 @@
 //! How the engine's events become a Python protocol's callbacks, and what happens when they
 //! raise.
 
-use super::stream::{ONE_CONTEXT, Parts, SOURCE_TRACEBACK, StreamRef, StreamTransport};
+use super::common::{SOURCE_TRACEBACK, debug, schedule_lost, tell_lost};
+use super::stream::{ONE_CONTEXT, Parts, StreamRef, StreamTransport};
 use super::{extra_info, sendfile};
 use crate::error::{
-    Concerned, call_exception_handler, exception, leaves_loop, log_error, os_error, report,
+    Concerned, call_exception_handler, exception, leaves_loop, os_error, report, tell_fatal,
 };
 use crate::event_loop::BaseLoop;
-use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
 use crate::ffi::lock::StateLock;
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
-use crate::imports::logger;
 use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
-use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict};
 use std::io;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -117,14 +116,14 @@ pub(super) trait Caller {
         self.inside(cx, kind, |_| f()).map(drop)
     }
 
-    /// Logs a line about the transport, and why, in debug mode.
-    fn log_error(
+    /// Tells of an error that ends the connection; returns the exception.
+    fn tell_fatal<'py>(
         &self,
-        cx: &Bound<'_, BaseLoop>,
+        cx: &Bound<'py, BaseLoop>,
+        error: PyErr,
         message: &str,
-        raised: &Bound<'_, PyBaseException>,
-    ) -> PyResult<()> {
-        log_error(cx, self.object(cx.py()), message, raised)
+    ) -> PyResult<Bound<'py, PyBaseException>> {
+        tell_fatal(cx, self.object(cx.py()), self.protocol(cx.py()).as_ref(), message, error)
     }
 
     /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
@@ -226,7 +225,7 @@ impl StreamHandler<PyFace> for StreamRef {
 
     fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Option<bool>> {
         let transport = self.0.bind(cx.py());
-        transport.get().debug(transport, "%r received EOF")?;
+        debug(cx, transport, "%r received EOF")?;
         let kept = self.inside(cx, Kind::Eof, |protocol| {
             let called = calls::method(protocol, intern!(protocol.py(), "eof_received"), []);
             match called.and_then(|keep_open| keep_open.is_truthy()) {
@@ -408,18 +407,8 @@ impl StreamRef {
         error: PyErr,
         message: &str,
     ) -> PyResult<()> {
-        let py = cx.py();
-        if leaves_loop(py, &error) {
-            return Err(error);
-        }
-        let transport = self.0.bind(py);
-        let raised = exception(py, &error);
-        if !error.is_instance_of::<PyOSError>(py) {
-            self.report(cx, error, message)?;
-        } else {
-            self.log_error(cx, message, &raised)?;
-        }
-        StreamTransport::force_close(transport, Some(raised.into_any()))
+        let raised = self.tell_fatal(cx, error, message)?;
+        StreamTransport::force_close(self.0.bind(cx.py()), Some(raised.into_any()))
     }
 }
 
@@ -436,23 +425,12 @@ fn get_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> 
 }
 
 impl StreamTransport {
-    /// Logs a line about the transport in debug mode.
-    pub(super) fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
-        let py = slf.py();
-        if self.event_loop(py).get().is_debug() {
-            let text = PyString::new(py, text).into_any();
-            calls::method(logger(py)?, intern!(py, "debug"), [&text, slf.as_any()])?;
-        }
-        Ok(())
-    }
-
     pub(super) fn force_close(
         slf: &Bound<'_, Self>,
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
         if this.engine().force_close(this.token) {
-            this.event_loop(slf.py()).get().check_closed()?;
             this.schedule_lost(slf, exception)?;
         }
         Ok(())
@@ -465,15 +443,12 @@ impl StreamTransport {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
-        let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
-        let args = PyTuple::new(py, [exception])?;
         let own = || self.parts.lock().write_context.as_ref().map(|own| own.clone_ref(py));
         let context = match ONE_CONTEXT.then(own).flatten() {
             Some(own) => own,
             None => context::copy_current(py)?,
         };
-        queue(self.event_loop(py), &call, args, context)
+        schedule_lost(self.event_loop(py), slf, exception, context)
     }
 
     /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.
@@ -482,12 +457,7 @@ impl StreamTransport {
         if !self.engine().lose(self.token) {
             return Ok(());
         }
-        let called = match StreamRef(slf.clone().unbind()).protocol(py) {
-            Some(protocol) => {
-                calls::method(&protocol, intern!(py, "connection_lost"), [exception]).map(drop)
-            }
-            None => Ok(()),
-        };
+        let called = tell_lost(StreamRef(slf.clone().unbind()).protocol(py), exception);
         // Whoever sends a file by it hears of it, too.
         let settled = sendfile::settle(slf, Some(exception));
         let finished = extra_info::finish(slf);

@@ -1,8 +1,11 @@
 //! `DatagramTransport`: asyncio.DatagramTransport over a socket for datagrams.
 
-use super::extra_info::transport_socket;
+use super::common::{
+    LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed,
+    schedule_lost, tell_lost, wake_soon,
+};
+use super::extra_info::{self, transport_socket};
 use super::peers::{self, Peers};
-use super::stream::{SOURCE_TRACEBACK, described, limits, wake_soon};
 use crate::error::{leaves_loop, os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
@@ -13,7 +16,6 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::{calls, context};
-use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Data, Descriptor, Destination, EndpointKind, Engine, Sending, Sent, StreamInfo,
@@ -27,12 +29,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use rustix::net::{AddressFamily, SocketAddrAny};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(super) const WRITE_FAILED: &str = "Fatal write error on datagram transport";
-
-/// Datagrams for a lost endpoint that are dropped in silence; each further one is logged.
-const SILENT_SENDS: u32 = 5;
 
 /// A datagram endpoint. Made by the loop; see asyncio's *Transports*.
 #[pyclass(frozen, dict, weakref, extends = DatagramBase, module = "oxloop._oxloop")]
@@ -44,8 +42,7 @@ pub(crate) struct DatagramTransport {
     family: Family,
     /// The socket has a peer: addresses are not looked at.
     connected: bool,
-    /// How often it was sent to since the loss, plus one.
-    late_sends: AtomicU32,
+    late_sends: LateWrites,
     pub(super) parts: Mutex<StateLock, Parts>,
     peers: Mutex<StateLock, Peers>,
 }
@@ -111,7 +108,7 @@ pub(crate) fn open(
         protocol: Some(protocol.unbind()),
         read_context: Some(context::copy(context.bind(py))?),
         write_context: None,
-        sock: Some(sock.unbind()),
+        sock: Some(sock.clone().unbind()),
         address: address.map(Bound::unbind),
     };
     let transport = DatagramTransport {
@@ -120,11 +117,12 @@ pub(crate) fn open(
         number: descriptor,
         family,
         connected,
-        late_sends: AtomicU32::new(1),
+        late_sends: LateWrites::new(1),
         parts: Mutex::new(parts),
         peers: Mutex::new(Peers::default()),
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
+    extra_info::hold(&sock)?;
     transport.setattr(intern!(py, "_extra"), known)?;
     engine.set_endpoint_handler(token, DatagramRef(transport.clone().unbind()));
     if event_loop.get().is_debug() {
@@ -266,7 +264,7 @@ impl DatagramTransport {
         };
         match sent {
             Sent::Taken => Ok(()),
-            Sent::Lost => this.note_late_send(py),
+            Sent::Lost => this.late_sends.note(py, SEND_RAISED),
             Sent::Failed(error) => Self::refused(slf, os_error(py, &error)),
         }
     }
@@ -304,14 +302,6 @@ impl DatagramTransport {
         calls::method(&protocol, intern!(py, "error_received"), [raised.as_any()]).map(drop)
     }
 
-    /// A datagram that came too late is dropped; many of them are told.
-    fn note_late_send(&self, py: Python<'_>) -> PyResult<()> {
-        if self.late_sends.fetch_add(1, Ordering::Relaxed) >= SILENT_SENDS {
-            logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
-        }
-        Ok(())
-    }
-
     pub(super) fn get_protocol_object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.parts.lock().protocol.as_ref().map(|protocol| protocol.bind(py).clone())
     }
@@ -322,7 +312,6 @@ impl DatagramTransport {
     ) -> PyResult<()> {
         let this = slf.get();
         if this.engine().force_close_endpoint(this.token) {
-            this.event_loop(slf.py()).get().check_closed()?;
             this.schedule_lost(slf, exception)?;
         }
         Ok(())
@@ -335,10 +324,7 @@ impl DatagramTransport {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let call = slf.getattr(intern!(py, "_call_connection_lost"))?;
-        let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
-        let args = PyTuple::new(py, [exception])?;
-        queue(self.event_loop(py), &call, args, context::copy_current(py)?)
+        schedule_lost(self.event_loop(py), slf, exception, context::copy_current(py)?)
     }
 
     /// `connection_lost(exc)`, once; then the socket is closed and everything let go.
@@ -347,12 +333,7 @@ impl DatagramTransport {
         if !self.engine().lose_endpoint(self.token) {
             return Ok(());
         }
-        let called = match self.get_protocol_object(py) {
-            Some(protocol) => {
-                calls::method(&protocol, intern!(py, "connection_lost"), [exception]).map(drop)
-            }
-            None => Ok(()),
-        };
+        let called = tell_lost(self.get_protocol_object(py), exception);
         let closed = self.release(py);
         called.and(closed)
     }
@@ -368,7 +349,7 @@ impl DatagramTransport {
         let peers = std::mem::take(&mut *self.peers.lock());
         drop(peers);
         match &parts.sock {
-            Some(sock) => sock.bind(py).call_method0(intern!(py, "close")).map(drop),
+            Some(sock) => extra_info::close(sock.bind(py)),
             None => Ok(()),
         }
     }
@@ -379,14 +360,6 @@ impl DatagramTransport {
         let polled = !info.closed && !engine.is_closed();
         let size = polled.then(|| engine.endpoint_buffer_size(self.token));
         described(class, self.number, info, size)
-    }
-
-    fn debug(&self, slf: &Bound<'_, Self>, text: &str) -> PyResult<()> {
-        let py = slf.py();
-        if self.event_loop(py).get().is_debug() {
-            logger(py)?.call_method1("debug", (text, slf))?;
-        }
-        Ok(())
     }
 
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
@@ -463,7 +436,7 @@ impl DatagramTransport {
             // Memory that is in pieces cannot be sent, but it can be queued.
             Err(error) => match this.engine().sending(this.token) {
                 Sending::Now => Self::refused(slf, error),
-                Sending::Drop => this.note_late_send(py),
+                Sending::Drop => this.late_sends.note(py, SEND_RAISED),
                 Sending::Queue => {
                     let joined = py.get_type::<PyBytes>().call1((data,))?.cast_into::<PyBytes>()?;
                     Self::send(slf, joined.as_any(), &BytesData(&joined), address)
@@ -496,7 +469,7 @@ impl DatagramTransport {
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.engine().pause_receiving(this.token) {
-            this.debug(slf, "%r pauses reading")?;
+            debug(this.event_loop(slf.py()), slf, "%r pauses reading")?;
         }
         Ok(())
     }
@@ -504,10 +477,9 @@ impl DatagramTransport {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_receiving(this.token) {
-            let context = context::copy_current(py)?;
-            let old = this.parts.lock().read_context.replace(context);
-            drop(old);
-            this.debug(slf, "%r resumes reading")?;
+            reading_resumed(this.event_loop(py), slf, |context| {
+                this.parts.lock().read_context.replace(context)
+            })?;
         }
         Ok(())
     }
@@ -529,7 +501,7 @@ impl DatagramTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low, DEFAULT_HIGH)?;
+        let limits = limits(slf.py(), high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_endpoint_buffer_limits(cx, this.token, limits)
     }

@@ -1,9 +1,9 @@
 //! How the engine's events become a Python datagram protocol's callbacks, and what happens when
 //! they raise: it is reported, and the endpoint goes on.
 
+use super::common::SOURCE_TRACEBACK;
 use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
-use super::stream::SOURCE_TRACEBACK;
-use crate::error::{Concerned, exception, leaves_loop, log_error, os_error, report};
+use crate::error::{Concerned, exception, leaves_loop, os_error, report, tell_fatal};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::{calls, context};
@@ -252,17 +252,9 @@ impl DatagramRef {
         error: PyErr,
         message: &str,
     ) -> PyResult<()> {
-        let py = cx.py();
-        if leaves_loop(py, &error) {
-            return Err(error);
-        }
-        let transport = self.0.bind(py);
-        let raised = exception(py, &error);
-        if !error.is_instance_of::<PyOSError>(py) {
-            self.report(cx, error, message)?;
-        } else {
-            log_error(cx, transport.as_any(), message, &raised)?;
-        }
+        let transport = self.0.bind(cx.py());
+        let protocol = transport.get().get_protocol_object(cx.py());
+        let raised = tell_fatal(cx, transport, protocol.as_ref(), message, error)?;
         DatagramTransport::force_close(transport, Some(raised.into_any()))
     }
 

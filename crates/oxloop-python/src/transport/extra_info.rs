@@ -5,6 +5,7 @@ use crate::address::Address;
 use crate::error::warn_unclosed;
 use crate::ffi::bytes::{Piece, copy_of};
 use crate::ffi::calls;
+use crate::imports::imports;
 use oxloop::engine::Written;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,6 +15,31 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 /// `asyncio.trsock.TransportSocket(sock)`.
 pub(super) fn transport_socket<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     sock.py().import("asyncio.trsock")?.call_method1("TransportSocket", (sock,))
+}
+
+/// Keeps the descriptor of a socket open until [`close`], whoever else closes the socket: the
+/// number could be another file's by then, and what is written would go there.
+pub(super) fn hold(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = sock.py();
+    if !is_socket(sock)? {
+        return Ok(());
+    }
+    // As `socket.makefile` does.
+    let references: usize = sock.getattr(intern!(py, "_io_refs"))?.extract()?;
+    sock.setattr(intern!(py, "_io_refs"), references + 1)
+}
+
+/// Closes a socket that was [held](hold).
+pub(super) fn close(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = sock.py();
+    if is_socket(sock)? {
+        calls::method(sock, intern!(py, "_decref_socketios"), [])?;
+    }
+    calls::method(sock, intern!(py, "close"), []).map(drop)
+}
+
+fn is_socket(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    sock.is_instance(imports(sock.py())?.socket.bind(sock.py()))
 }
 
 /// `get_extra_info(name, default)`.
@@ -71,7 +97,11 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
         return Ok(socket.bind(py).clone());
     }
     let sock = match this.engine().lend_descriptor(this.token) {
-        Some(descriptor) => socket_of(py, descriptor)?,
+        Some(descriptor) => {
+            let sock = socket_of(py, descriptor)?;
+            hold(&sock)?;
+            sock
+        }
         None => {
             // Closed before anybody asked: a socket that is closed, as asyncio's would be.
             let sock = py.import("socket")?.call_method0("socket")?;
@@ -110,8 +140,11 @@ pub(super) fn writelines(
         Err(error) => match engine.write_all(event_loop, this.token, &[] as &[Piece<'_>])? {
             Written::Taken | Written::Lost => {
                 this.flush(py)?;
-                let late = cfg!(Py_3_14) && this.info().lost;
-                return if late { this.note_late_write(py) } else { Err(error) };
+                return match this.info().lost {
+                    true if cfg!(Py_3_14) => this.note_late_write(py),
+                    true => Err(error),
+                    false => this.unsendable(slf, error),
+                };
             }
             written => return this.written(py, written, "writelines"),
         },
@@ -220,6 +253,5 @@ fn detach(
 
 /// Closes the socket behind a TransportSocket.
 pub(super) fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
-    let sock = socket.getattr(intern!(socket.py(), "_sock"))?;
-    calls::method(&sock, intern!(socket.py(), "close"), []).map(drop)
+    close(&socket.getattr(intern!(socket.py(), "_sock"))?)
 }

@@ -1,6 +1,7 @@
 //! What the loop hands to protocols.
 
 mod callbacks;
+pub(crate) mod common;
 pub(crate) mod datagram;
 mod datagram_callbacks;
 pub(crate) mod extra_info;

@@ -1,8 +1,9 @@
 //! `ReadPipeTransport` and `WritePipeTransport`: asyncio.ReadTransport and asyncio.WriteTransport
 //! over a pipe, a FIFO, a terminal or a socket.
 
+use super::common::{LateWrites, SOURCE_TRACEBACK, debug, limits, reading_resumed, wake_soon};
 use super::handler::TransportRef;
-use super::stream::{Parts, SOURCE_TRACEBACK, limits, traverse, wake_soon};
+use super::stream::{Parts, traverse};
 use crate::error::{os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
@@ -12,7 +13,6 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
-use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written,
@@ -23,10 +23,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Writes to a closed pipe that are dropped in silence; each further one is logged.
-const SILENT_WRITES: u32 = 5;
+/// What is logged of late writes.
+const WRITE_RAISED: &str = "pipe closed by peer or os.write(pipe, data) raised exception.";
 
 /// What both transports are inside.
 pub(super) struct Pipe {
@@ -35,8 +34,8 @@ pub(super) struct Pipe {
     end: PipeEnd,
     /// The descriptor's number as the pipe object has it, also after the close.
     number: i32,
-    /// Writes that were dropped since the pipe was closed.
-    late_writes: AtomicU32,
+    /// A write that failed, and closed the pipe for it, counts as well.
+    pub(super) late_writes: LateWrites,
     pub(super) parts: Mutex<StateLock, Parts>,
 }
 
@@ -125,7 +124,7 @@ pub(crate) fn open(
         token: base.engine.add_pipe(descriptor, kind, end).map_err(failed)?,
         end,
         number,
-        late_writes: AtomicU32::new(0),
+        late_writes: LateWrites::new(0),
         parts: Mutex::new(parts),
     };
     let token = pipe.token;
@@ -162,20 +161,6 @@ impl Pipe {
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.engine().flush_stream(self.event_loop(py), self.token)
-    }
-
-    /// A write failed, and the pipe is closed for it: asyncio counts it with the late ones.
-    pub(super) fn note_failed_write(&self) {
-        self.late_writes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A write that came too late is dropped; many of them are told.
-    fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
-        if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
-            let message = "pipe closed by peer or os.write(pipe, data) raised exception.";
-            logger(py)?.call_method1("warning", (message,))?;
-        }
-        Ok(())
     }
 
     /// `close()`, and `write_eof()`: to a pipe they are the same.
@@ -366,8 +351,8 @@ pipe_methods! {
 
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let pipe = &slf.get().pipe;
-        if pipe.engine().pause_reading(pipe.token) && pipe.event_loop(slf.py()).get().is_debug() {
-            logger(slf.py())?.call_method1("debug", ("%r pauses reading", slf))?;
+        if pipe.engine().pause_reading(pipe.token) {
+            debug(pipe.event_loop(slf.py()), slf, "%r pauses reading")?;
         }
         Ok(())
     }
@@ -375,12 +360,9 @@ pipe_methods! {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (pipe, py) = (&slf.get().pipe, slf.py());
         if pipe.engine().resume_reading(pipe.token) {
-            let context = context::copy_current(py)?;
-            let old = pipe.parts.lock().read_context.replace(context);
-            drop(old);
-            if pipe.event_loop(py).get().is_debug() {
-                logger(py)?.call_method1("debug", ("%r resumes reading", slf))?;
-            }
+            reading_resumed(pipe.event_loop(py), slf, |context| {
+                pipe.parts.lock().read_context.replace(context)
+            })?;
         }
         Ok(())
     }
@@ -408,12 +390,16 @@ pipe_methods! {
                 Err(_) if pipe.info().closing => Written::Lost,
                 // Memory that cannot be written: what os.write raises ends the connection.
                 Err(error) => {
-                    pipe.note_failed_write();
+                    pipe.late_writes.count();
                     return PipeRef::Write(slf.clone().unbind()).write_failed(cx, error);
                 }
             }
         };
-        if written == Written::Taken { Ok(()) } else { pipe.note_late_write(py) }
+        match written {
+            Written::Taken => Ok(()),
+            Written::Closed => cx.get().check_closed(),
+            _ => pipe.late_writes.note(py, WRITE_RAISED),
+        }
     }
 
     /// Writes what the items of an iterable are, joined.
@@ -449,7 +435,7 @@ pipe_methods! {
         high: Option<&Bound<'_, PyAny>>,
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (limits, cx) = (limits(high, low, DEFAULT_HIGH)?, self.pipe.event_loop(py));
+        let (limits, cx) = (limits(py, high, low, DEFAULT_HIGH)?, self.pipe.event_loop(py));
         self.pipe.engine().set_write_buffer_limits(cx, self.pipe.token, limits)
     }
 

@@ -2,9 +2,10 @@
 //! `_UnixReadPipeTransport` and `_UnixWritePipeTransport`.
 
 use super::callbacks::{Caller, Kind};
+use super::common::{schedule_lost, tell_lost};
 use super::pipe::{Pipe, PipeRef, close_object};
 use super::stream::Parts;
-use crate::error::{exception, leaves_loop, os_error};
+use crate::error::{exception, leaves_loop, log_error, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
@@ -14,7 +15,7 @@ use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
-use pyo3::exceptions::{PyBrokenPipeError, PyOSError};
+use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -110,7 +111,7 @@ impl StreamHandler<PyFace> for PipeRef {
             Failure::Watch => self.report(cx, error, "Cannot watch pipe transport"),
             Failure::Read => self.read_failed(cx, error, hang_up),
             Failure::Write | Failure::Flush | Failure::Drain => {
-                self.pipe().note_failed_write();
+                self.pipe().late_writes.count();
                 self.write_failed(cx, error)
             }
         })
@@ -176,7 +177,7 @@ impl PipeRef {
     fn read_failed(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, hang_up: bool) -> PyResult<()> {
         let raised = exception(cx.py(), &error);
         if hang_up {
-            self.log_error(cx, READ_FAILED, &raised)?;
+            log_error(cx, self.object(cx.py()), READ_FAILED, &raised)?;
         } else {
             self.report(cx, error, READ_FAILED)?;
         }
@@ -184,12 +185,7 @@ impl PipeRef {
     }
 
     pub(super) fn write_failed(&self, cx: &Bound<'_, BaseLoop>, error: PyErr) -> PyResult<()> {
-        let raised = exception(cx.py(), &error);
-        if error.is_instance_of::<PyOSError>(cx.py()) {
-            self.log_error(cx, WRITE_FAILED, &raised)?;
-        } else {
-            self.report(cx, error, WRITE_FAILED)?;
-        }
+        let raised = self.tell_fatal(cx, error, WRITE_FAILED)?;
         self.force_close(cx, Some(raised.into_any()))
     }
 
@@ -200,7 +196,6 @@ impl PipeRef {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         if self.pipe().engine().force_close(self.pipe().token) {
-            cx.get().check_closed()?;
             self.schedule_lost(cx, exception)?;
         }
         Ok(())
@@ -213,9 +208,7 @@ impl PipeRef {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = cx.py();
-        let call = self.object(py).getattr(intern!(py, "_call_connection_lost"))?;
-        let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
-        queue(cx, &call, PyTuple::new(py, [exception])?, context::copy_current(py)?)
+        schedule_lost(cx, self.object(py), exception, context::copy_current(py)?)
     }
 
     /// `connection_lost(exc)`, once; then the pipe is closed and everything let go.
@@ -224,12 +217,7 @@ impl PipeRef {
         if !pipe.engine().lose(pipe.token) {
             return Ok(());
         }
-        let called = match self.protocol(py) {
-            Some(protocol) => {
-                calls::method(&protocol, intern!(py, "connection_lost"), [exception]).map(drop)
-            }
-            None => Ok(()),
-        };
+        let called = tell_lost(self.protocol(py), exception);
         pipe.engine().release(pipe.token);
         let parts = std::mem::take(&mut *pipe.parts.lock());
         let closed = parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)));

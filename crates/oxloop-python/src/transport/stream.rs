@@ -1,6 +1,9 @@
 //! `StreamTransport`: asyncio.Transport over a stream socket.
 
 use super::callbacks::WRITE_FAILED;
+use super::common::{
+    LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed, wake_soon,
+};
 use super::handler::TransportRef;
 use super::{extra_info, sendfile};
 use crate::address::Address;
@@ -13,22 +16,14 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
-use crate::imports::logger;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
-use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Limits, StreamInfo, Token, Written};
-use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError, PyValueError};
+use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, StreamInfo, Token, Written};
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString, PyTuple};
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// In debug mode a transport has the stack that made it under this name.
-pub(super) const SOURCE_TRACEBACK: &str = "_source_traceback";
-
-/// Writes to a lost connection that are dropped in silence; each further one is logged.
-const SILENT_WRITES: u32 = 5;
 
 /// A TCP connection. Made by the loop; see asyncio's *Transports*.
 #[pyclass(frozen, dict, weakref, extends = TransportBase, module = "oxloop._oxloop")]
@@ -38,8 +33,7 @@ pub(crate) struct StreamTransport {
     /// The descriptor's number, for the repr, which asyncio's keeps after the close.
     number: i32,
     pub(super) peer: Option<Address>,
-    /// How often it was written to since the loss, plus one.
-    late_writes: AtomicU32,
+    late_writes: LateWrites,
     pub(super) parts: Mutex<StateLock, Parts>,
 }
 
@@ -131,10 +125,13 @@ pub(crate) fn open(
         token,
         number,
         peer,
-        late_writes: AtomicU32::new(1),
+        late_writes: LateWrites::new(1),
         parts: Mutex::new(parts),
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
+    if let Some(sock) = &origin.socket {
+        extra_info::hold(sock)?;
+    }
     if let Some(server) = origin.server {
         if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
@@ -156,18 +153,6 @@ pub(crate) fn open(
     engine.start_reading_soon(token);
     wake_soon(event_loop, waiter)?;
     Ok(StreamRef(transport.unbind()))
-}
-
-/// Queues the wake-up of whoever waits for the new transport.
-pub(super) fn wake_soon(
-    event_loop: &Bound<'_, BaseLoop>,
-    waiter: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) else { return Ok(()) };
-    let py = event_loop.py();
-    let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
-    let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
-    queue(event_loop, &wake, args, context::copy_current(py)?)
 }
 
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
@@ -227,16 +212,14 @@ impl StreamTransport {
 
     /// A write that came too late is dropped; many of them are told.
     pub(super) fn note_late_write(&self, py: Python<'_>) -> PyResult<()> {
-        if self.late_writes.fetch_add(1, Ordering::Relaxed) >= SILENT_WRITES {
-            logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
-        }
-        Ok(())
+        self.late_writes.note(py, SEND_RAISED)
     }
 
     pub(crate) fn written(&self, py: Python<'_>, written: Written, method: &str) -> PyResult<()> {
         match written {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
+            Written::Closed => self.event_loop(py).get().check_closed(),
             Written::Held => {
                 let message = format!("unable to {method}; sendfile is in progress");
                 Err(PyRuntimeError::new_err(message))
@@ -330,7 +313,7 @@ impl StreamTransport {
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.engine().pause_reading(this.token) {
-            this.debug(slf, "%r pauses reading")?;
+            debug(this.event_loop(slf.py()), slf, "%r pauses reading")?;
         }
         Ok(())
     }
@@ -338,13 +321,10 @@ impl StreamTransport {
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
         if this.engine().resume_reading(this.token) {
-            this.event_loop(py).get().check_closed()?;
-            if !ONE_CONTEXT {
-                let context = context::copy_current(py)?;
-                let old = this.parts.lock().read_context.replace(context);
-                drop(old);
-            }
-            this.debug(slf, "%r resumes reading")?;
+            reading_resumed(this.event_loop(py), slf, |context| {
+                let mut parts = this.parts.lock();
+                if ONE_CONTEXT { None } else { parts.read_context.replace(context) }
+            })?;
         }
         Ok(())
     }
@@ -367,7 +347,7 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let this = slf.get();
-        let limits = limits(high, low, DEFAULT_HIGH)?;
+        let limits = limits(slf.py(), high, low, DEFAULT_HIGH)?;
         let cx = this.event_loop(slf.py());
         this.engine().set_write_buffer_limits(cx, this.token, limits)
     }
@@ -468,12 +448,18 @@ impl StreamTransport {
         match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
             refused @ (Written::AfterEof | Written::Held) => self.written(py, refused, "write"),
             _ if self.info().closed => self.note_late_write(py),
-            _ if !error.is_instance_of::<PyBufferError>(py) => Err(error),
-            _ => {
-                let transport = StreamRef(slf.clone().unbind());
-                transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)
-            }
+            _ => self.unsendable(slf, error),
         }
+    }
+
+    /// Only memory that is in pieces gets as far as `socket.send`.
+    pub(super) fn unsendable(&self, slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if !error.is_instance_of::<PyBufferError>(py) {
+            return Err(error);
+        }
+        let transport = StreamRef(slf.clone().unbind());
+        transport.fatal_error(self.event_loop(py), error, WRITE_FAILED)
     }
 
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
@@ -516,50 +502,6 @@ fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
         return Err(PyTypeError::new_err(message));
     }
     Ok(copy_of(data))
-}
-
-/// asyncio's repr of a socket's transport; `size` is what waits to be sent, bytes, as long as the
-/// selector watches the socket.
-pub(super) fn described(class: &str, number: i32, info: StreamInfo, size: Option<usize>) -> String {
-    let mut text = format!("<{class}");
-    if info.closed {
-        text.push_str(" closed");
-    } else if info.closing {
-        text.push_str(" closing");
-    }
-    text.push_str(&format!(" fd={number}"));
-    if let Some(size) = size {
-        let polling = |polls| if polls { "polling" } else { "idle" };
-        text.push_str(&format!(" read={}", polling(info.polls_read)));
-        let write = polling(info.polls_write);
-        text.push_str(&format!(" write=<{write}, bufsize={size}>"));
-    }
-    text.push('>');
-    text
-}
-
-/// Limits as asyncio computes and refuses them, for any integers; `default` is the high-water mark
-/// where none is given.
-pub(crate) fn limits(
-    high: Option<&Bound<'_, PyAny>>,
-    low: Option<&Bound<'_, PyAny>>,
-    default: usize,
-) -> PyResult<Limits> {
-    let number = |value: Option<&Bound<'_, PyAny>>| -> PyResult<Option<i128>> {
-        value.map(|value| value.extract()).transpose()
-    };
-    let (given_high, given_low) = (number(high)?, number(low)?);
-    let high = given_high.unwrap_or(match given_low {
-        Some(low) => low.saturating_mul(4),
-        None => default as i128,
-    });
-    let low = given_low.unwrap_or(high.div_euclid(4));
-    if !(high >= low && low >= 0) {
-        let message = format!("high ({high}) must be >= low ({low}) must be >= 0");
-        return Err(PyValueError::new_err(message));
-    }
-    let clamp = |value: i128| Some(usize::try_from(value).unwrap_or(usize::MAX));
-    Limits::new(clamp(high), clamp(low)).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// The engine's reference to a transport.

@@ -27,6 +27,8 @@ pub enum Written {
     Held,
     /// Dropped: the connection is lost.
     Lost,
+    /// Dropped, but for what the kernel took: the loop is closed and sends no more.
+    Closed,
 }
 
 impl<F: Face> State<F> {
@@ -221,6 +223,12 @@ impl<F: Face> Engine<F> {
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
             return Ok(Written::Lost);
         };
+        if deferred && self.is_closed() {
+            let dropped = stream.buffer.take();
+            drop(guard);
+            drop(dropped);
+            return Ok(Written::Closed);
+        }
         stream.make_room();
         let pause = stream.flow.should_pause(stream.buffered_bytes());
         let handler = stream.handler.clone();

@@ -162,7 +162,7 @@ impl Transport {
         let misuse = match written {
             Written::AfterEof => misuse,
             Written::Held => Misuse::SendfileInProgress,
-            Written::Taken | Written::Lost => return,
+            Written::Taken | Written::Lost | Written::Closed => return,
         };
         self.report(misuse.to_string(), misuse);
     }
