@@ -221,20 +221,11 @@ class Explanation:
 GENERATED: list[Explanation] = [
     # Before the one after them, which takes away what they look at.
     Explanation(
-        "datagram_late_sendto",
-        "a late call does nothing, and is told as one with an address",
-        line=r"log WARNING 'socket\.send\(\) raised exception\.'",
-        kind="datagram",
-        given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
-        since=(3, 13),
-    ),
-    Explanation(
         "datagram_late_sendto_far",
         "a late call does nothing, and is told as one with an address",
         line=r"log WARNING 'socket\.send\(\) raised exception\.'",
         kind="datagram",
         given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
-        before=(3, 13),
     ),
     Explanation(
         "datagram_closed_sendto",
