@@ -128,6 +128,7 @@ class End:
             do, error, answer = armed.pop(0)
             self.player.do_now(do)
             if error is not None:
+                self.say(f"{self.name}: {call} raises {error}")
                 raise ERRORS[error]()
             return answer
         return self.options.get("keep") if call == "eof_received" else None
