@@ -118,11 +118,11 @@ class Explanation:
 
     `line` is found in lines that may be there on one loop and not on the other. From where `ends`
     is found on asyncio is no model any more: the rest of that lane is not compared. `rest` is found
-    in lines of which the other loop may have more, behind those that asyncio has; `surplus` in
-    lines of which asyncio may. `strip` is found in lines of which only its groups are compared; if
-    they are `loose`, nor is the order of lanes in a step that has one. All of them look only at the
-    lanes of ends of `kind`, `line` and `strip` also at the reports; these two and `surplus` only
-    from where `after` has been found in the lane (for a report, in any of them).
+    in lines of which the other loop may have more, behind those that asyncio has. `strip` is found
+    in lines of which only its groups are compared; if they are `loose`, nor is the order of lanes
+    in a step that has one. All of them look only at the lanes of ends of `kind`, `line` and `strip`
+    also at the reports; these two only from where `after` has been found in the lane (for a report,
+    in any of them).
     """
 
     example: str
@@ -132,7 +132,6 @@ class Explanation:
     after: str = ""
     ends: str = ""
     rest: str = ""
-    surplus: str = ""
     strip: str = ""
     loose: bool = False
     kind: str = ""
@@ -161,9 +160,7 @@ class Explanation:
             return expected, got
         lanes = self._lanes(script)
         if self.rest:
-            return expected, self._without_more(lanes, self.rest, got, expected)
-        if self.surplus:
-            return self._without_more(lanes, self.surplus, expected, got), got
+            return expected, self._without_rest(lanes, expected, got)
         if not self.ends:
             return self._strip(script, expected), self._strip(script, got)
         for lane in lanes:
@@ -208,18 +205,16 @@ class Explanation:
         found = (number for number, step in enumerate(steps) if re.search(self.step, step))
         return len(script["ends"]) + next(found, len(script["steps"]))
 
-    def _without_more(
-        self, lanes: list[str], pattern: str, events: list[Event], others: list[Event]
+    def _without_rest(
+        self, lanes: list[str], expected: list[Event], got: list[Event]
     ) -> list[Event]:
-        """Return `events` without those of which they have more than `others`."""
-        left = Counter(lane for _, lane, text in others if re.search(pattern, text))
+        left = Counter(lane for _, lane, text in expected if re.search(self.rest, text))
         kept = []
-        for number, event in enumerate(events):
-            found = event[1] in lanes and re.search(pattern, event[2])
+        for event in got:
+            found = event[1] in lanes and re.search(self.rest, event[2])
             if found:
                 left[event[1]] -= 1
-            more = found and left[event[1]] < 0
-            if not more or not self._is_after(lanes, events, number):
+            if not found or left[event[1]] >= 0:
                 kept.append(event)
         return kept
 
@@ -316,6 +311,15 @@ GENERATED: list[Explanation] = [
         before=(3, 14),
     ),
     Explanation(
+        "writelines_pauses",
+        "writelines pauses the protocol, as in newer releases",
+        line=r"\.(pause|resume)_writing\(",
+        after=r"\.writelines\(",
+        kind="stream",
+        since=(3, 12),
+        before=(3, 13, 2),
+    ),
+    Explanation(
         "late_write",
         "a late call does nothing, as in newer releases",
         line=r"\.(write|writelines|set_write_buffer_limits) raised AttributeError\(\"'NoneType' "
@@ -348,7 +352,7 @@ GENERATED: list[Explanation] = [
         "eof_received_again",
         "the end of the stream is told once",
         ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*"
-        r"(\.eof_received\(\)|: get_buffer raises )",
+        r"(\.eof_received\(\)|: get_buffer raises |\('get_buffer\(\) returned)",
         kind="stream",
     ),
     Explanation(
@@ -415,10 +419,10 @@ GENERATED: list[Explanation] = [
         before=(3, 14),
     ),
     Explanation(
-        "tls_buffer_raises",
-        "nothing is delivered behind the error of a callback",
-        surplus=r"\.buffer_updated\(",
-        after=r"\.buffer_updated\(.*(\n.*)* buffer_updated raises ",
+        "tls_resume_raises",
+        "the methods of a TLS protocol are native, and so are their names",
+        strip=r"('Exception in callback SSLProtocol)\.(?:_resume_reading\.<locals>\.resume|"
+        r"_do_read__buffered\.<locals>\.<lambda>|_resume|_do_read)'",
         kind="tls",
     ),
     Explanation(

@@ -123,12 +123,6 @@ def test_no_rule_explains_what_was_before(pair: Pair, rule: Explanation) -> None
             ["e0: sock_recv(1,) #0 -> b'1' [step 0]"],
             ["e0: sock_recv(1,) #1 -> b'1' [step 0]"],
         ),
-        (
-            "tls_buffer_raises",
-            {"ends": [{"kind": "tls"}], "steps": []},
-            ["e0.1.buffer_updated(1, b'1') [open]", "e0.1.buffer_updated(1, b'2') [open]"],
-            ["e0.1.buffer_updated(1, b'1') [open]"],
-        ),
     ],
 )
 def test_a_rule_explains_no_more(
