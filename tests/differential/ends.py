@@ -492,6 +492,7 @@ class Stream(Writer):
             self.say(f"{self.name}: this waits for ever")
             task.cancel()
         self.accepted += await task or 0
+        await self.player.settle()  # a thread may have read the file, and ended at any time
         self.say(f"{self.name}: the file is at", source.tell())
         await self.op_drain()
 
