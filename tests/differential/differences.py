@@ -363,6 +363,15 @@ GENERATED: list[Explanation] = [
         needs="far_finish",
     ),
     Explanation(
+        "sendfile_cancelled",
+        "the position of a file tells what was sent, as the documentation says",
+        strip=r"(: the file is at) \d+( .*)$",
+        after=r"(?s): sendfile [^\n]* raised CancelledError(?!.*: sendfile )",
+        kind="stream",
+        needs="sendfile_cancelled",
+        since=(3, 14),
+    ),
+    Explanation(
         "sock_recv_second",
         "they receive when they return",
         line=r"sock_recv(_into)?\(",

@@ -13,7 +13,7 @@ from typing import Any
 from .ends import STREAM_CALLS, WRONG, End, Stream, Tls, Writer, pattern
 from .scripts.datagrams import Endpoint
 from .scripts.subprocesses import Process
-from .task_ends import Socket, Streams
+from .task_ends import DatagramSocket, Socket, Streams
 from .trace import PLACE
 
 
@@ -283,4 +283,5 @@ KINDS: dict[str, type[End]] = {
     "child": Child,
     "streams": Streams,
     "socket": Socket,
+    "socket_datagram": DatagramSocket,
 }

@@ -37,6 +37,8 @@ READS = st.sampled_from(
 )  # fmt: skip
 BUFFERED = st.sampled_from([0, 0, 1, 16, 64, 5000])
 
+RECEIVE = st.sampled_from(["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
+
 Strategy = st.SearchStrategy[Any]
 
 
@@ -121,6 +123,12 @@ NEAR: dict[str, list[tuple[int, Strategy]]] = {
         (1, _op("shutdown")),
         (3, _op("block")),
     ],
+    "socket_datagram": [
+        (6, _op("receive", RECEIVE, SIZES)),
+        (3, _op("sendto", SIZES, st.sampled_from(["far", "far", "far", "wrong"]))),
+        (3, _op("cancel", st.integers(0, 2))),
+        (1, _op("shutdown")),
+    ],
 }
 """What is done on the loop's side, in any callback."""
 
@@ -135,6 +143,7 @@ FAR: dict[str, list[tuple[int, Strategy]]] = {
     "stream": FAR_STREAM,
     "streams": [*FAR_STREAM, (4, _op("far_line", st.sampled_from([0, 1, 9, 63, 64, 65])))],
     "socket": FAR_STREAM,
+    "socket_datagram": [(5, _op("far_send", SIZES)), (1, _op("far_close"))],
     "tls": [
         (6, _op("far_send", SIZES)),
         (1, _op("far_finish")),
@@ -147,26 +156,32 @@ FAR: dict[str, list[tuple[int, Strategy]]] = {
 }
 """What the far end does, before the loop's side in the same step."""
 
-SENDFILE = (
-    2,
-    _op(
-        "sendfile",
-        WRITES,
-        st.sampled_from([0, 0, 1, 1000]),
-        st.sampled_from([None, None, 1, 999, 70000]),
-        st.sampled_from(["disk", "disk", "memory", "no fallback"]),
-    ),
+FILE = (
+    WRITES,
+    st.sampled_from([0, 0, 1, 1000]),
+    st.sampled_from([None, None, 1, 999, 70000]),
+    st.sampled_from(["disk", "disk", "memory", "no fallback"]),
 )
+SENDFILE = (2, _op("sendfile", *FILE))
+CANCELLED = (1, _op("sendfile_cancelled", *FILE))
+START_TLS = (1, _op("start_tls", st.sampled_from(["client", "server"])))
 
 ALONE: dict[str, list[tuple[int, Strategy]]] = {
     "stream": [
         (4, _op("drain")),
-        *([(1, _op("start_tls", st.sampled_from(["client", "server"])))] if HAS_TLS else []),
+        *([START_TLS] if HAS_TLS else []),
         SENDFILE,
+        CANCELLED,
     ],
     "tls": [(4, _op("drain")), (1, _op("far_notice")), (1, _op("far_garbage")), SENDFILE],
-    "streams": [(4, _op("drain")), SENDFILE],
+    "streams": [
+        (4, _op("drain")),
+        *([START_TLS] if HAS_TLS else []),
+        SENDFILE,
+        CANCELLED,
+    ],
     "socket": [(1, _op("drain"))],
+    "socket_datagram": [(1, _op("drain"))],
     "datagram": [(1, _op("drain"))],
     "read_pipe": [],
     "write_pipe": [(1, _op("drain"))],
@@ -190,6 +205,7 @@ HOOKS: dict[str, list[str]] = {
     "child": ["pipe_data_received", "pipe_connection_lost", "process_exited", "connection_lost"],
     "streams": [],
     "socket": [],
+    "socket_datagram": [],
 }
 
 
@@ -207,7 +223,18 @@ def _end() -> Strategy:
         {
             "kind": st.just("stream"),
             "how": st.sampled_from(
-                ["sock", "sock", "unix", "unix", "unix", "dial", "serve", "accepted"]
+                [
+                    "sock",
+                    "sock",
+                    "unix",
+                    "unix",
+                    "unix",
+                    "dial",
+                    "dial_unix",
+                    "serve",
+                    "serve_unix",
+                    "accepted",
+                ]
             ),
         },
         optional={"buffered": BUFFERED, "keep": st.booleans(), "hooks": _first_hooks("stream")},
@@ -220,13 +247,17 @@ def _end() -> Strategy:
     pipe = st.sampled_from(["read_pipe", "write_pipe"]).map(lambda kind: {"kind": kind})
     child = st.sampled_from([*COMMANDS]).map(lambda name: {"kind": "child", "command": name})
     streams = st.fixed_dictionaries(
-        {"kind": st.just("streams"), "how": st.sampled_from(["sock", "unix", "unix", "serve"])},
+        {
+            "kind": st.just("streams"),
+            "how": st.sampled_from(["sock", "unix", "unix", "serve", "serve_unix"]),
+        },
         optional={
             "limit": st.sampled_from([1, 16, 64, 1000]),
             "coroutine": st.booleans(),
             "error": st.sampled_from(["value", "os", "cancelled"]),
         },
     )
+    sock_datagram = st.just({"kind": "socket_datagram"})
     sock = st.fixed_dictionaries(
         {"kind": st.just("socket"), "how": st.sampled_from(["sock", "unix", "unix"])}
     )
@@ -238,6 +269,7 @@ def _end() -> Strategy:
         (1, child),
         (4, streams),
         (2, sock),
+        (1, sock_datagram),
     )
 
 
