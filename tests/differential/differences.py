@@ -276,6 +276,14 @@ GENERATED: list[Explanation] = [
         strip=r"message: .Exception in callback (?:<transport's own>|None|Endpoint\.\w+).",
         kind="datagram",
     ),
+    # Before those with `ends`, which count lines.
+    Explanation(
+        "tls_lost_rest",
+        "what has come is delivered, though a buffer does not hold it all",
+        rest=r"\.buffer_updated\(",
+        kind="tls",
+        given=r"\.(eof_received|connection_lost)\(",
+    ),
     # Before the next one, which takes away what it looks at.
     Explanation(
         "closed_writelines_size",
@@ -372,6 +380,14 @@ GENERATED: list[Explanation] = [
         since=(3, 14),
     ),
     Explanation(
+        "streams_wait_closed",
+        "what was gathered is sent when the turn ends, behind a task that it starts",
+        line=r"\.connection_lost\(\) <future",
+        kind="streams",
+        given=r"wait_closed\(\) #\d+ raised (BrokenPipe|ConnectionReset)Error",
+        step='"wait_closed"',
+    ),
+    Explanation(
         "sock_recv_second",
         "they receive when they return",
         line=r"sock_recv(_into)?\(",
@@ -404,11 +420,13 @@ GENERATED: list[Explanation] = [
         given="left the run",
     ),
     Explanation(
-        "tls_lost_rest",
-        "what has come is delivered, though a buffer does not hold it all",
-        rest=r"\.buffer_updated\(",
-        kind="tls",
-        given=r"\.(eof_received|connection_lost)\(",
+        "tls_drain_after_reset",
+        "what was gathered is sent when the turn ends, behind a task that it starts",
+        strip=r"(: drain\(\) #\d+ )"
+        r"(?:raised ConnectionResetError\[None\]\('Connection lost'\)|-> None)",
+        kind="streams",
+        needs="start_tls",
+        step=r'"far_(reset|close)"',
     ),
     Explanation(
         "tls_lost_rest_fails",
@@ -431,7 +449,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_read_and_reset",
         "is_closing sees that the transport below is closing, as newer releases of asyncio do",
-        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
+        strip=r"((?:data_received|buffer_updated|eof_received)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
     ),
