@@ -321,7 +321,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "writelines_pauses",
         "writelines pauses the protocol, as in newer releases",
-        line=r"\.(pause|resume)_writing\(",
+        line=r"\.(pause|resume)_writing\(|: drain\(\) #",
         after=r"\.writelines\(",
         kind="stream",
         since=(3, 12),

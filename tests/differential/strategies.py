@@ -213,6 +213,9 @@ HOOKS: dict[str, list[str]] = {
 def scripts(draw: st.DrawFn) -> Any:
     """Return a script."""
     ends = draw(st.lists(_end(), min_size=1, max_size=3))
+    for number, end in enumerate(ends):
+        if "hooks" in end:
+            end["hooks"] = [[call, _at(number, do), *how] for call, do, *how in end["hooks"]]
     steps = draw(st.lists(_step([end["kind"] for end in ends]), min_size=1, max_size=14))
     debug = draw(st.integers(0, 5)) == 5
     return {"ends": ends, "steps": steps, **({"debug": True} if debug else {})}
@@ -298,9 +301,14 @@ def _near(number: int, kind: str) -> Strategy:
 def _hooked(number: int, kind: str) -> Strategy:
     def place(hook: list[Any]) -> Op:
         call, do, error, answer = hook
-        return [number, "hook", call, [[number, *op[1:]] for op in do], error, answer]
+        return [number, "hook", call, _at(number, do), error, answer]
 
     return _hook(kind, HOOKS[kind]).map(place)
+
+
+def _at(number: int, ops: list[Op]) -> list[Op]:
+    """Return `ops`, done to the end of that number."""
+    return [[number, *op[1:]] for op in ops]
 
 
 def _step(kinds: list[str]) -> Strategy:

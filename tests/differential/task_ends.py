@@ -121,9 +121,12 @@ class Streams(Tasks):
         await self.player.until(lambda: self.writer is not None)
 
     async def op_start_tls(self, role: str) -> None:
-        """Go on with TLS by the writer, which 3.11 has got; it knows its role."""
+        """Go on with TLS by the writer, which 3.11 has got; it knows its role.
+
+        Not where the reader holds something: before 3.14 asyncio takes it for the application's.
+        """
         start_tls = getattr(self.writer, "start_tls", None)
-        if start_tls is None or not await self._may_secure():
+        if start_tls is None or not await self._may_secure() or self.reader._buffer:
             return
         role = "client" if self.server is None else "server"
         ours, theirs = tls_contexts(role)
