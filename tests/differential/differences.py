@@ -119,8 +119,8 @@ class Explanation:
     `line` is found in lines that may be there on one loop and not on the other. From where `ends`
     is found on asyncio is no model any more: the rest of that lane is not compared. `rest` is found
     in lines of which the other loop may have more, behind those that asyncio has. `strip` is found
-    in lines of which only its groups are compared; if they are `loose`, nor is the order of lanes
-    in a step that has one. All of them look only at the lanes of ends of `kind`, `line` and `strip`
+    in lines of which only its groups are compared; if they are `loose`, nor is their place in
+    the step. All of them look only at the lanes of ends of `kind`, `line` and `strip`
     also at the reports; these two only from where `after` has been found in the lane (for a report,
     in any of them).
     """
@@ -187,10 +187,7 @@ class Explanation:
                 stripped.append([step, lane, self._groups(text)])
         if not self.loose:
             return stripped
-        steps = {event[0] for event in events if re.search(self.strip, event[2])}
-        return sorted(
-            stripped, key=lambda event: (event[0], (event[0] in steps and event[1]) or "")
-        )
+        return sorted(stripped, key=lambda event: (event[0], not re.search(self.strip, event[2])))
 
     def _groups(self, text: str) -> str:
         if not self.strip:
@@ -382,7 +379,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "streams_wait_closed",
         "what was gathered is sent when the turn ends, behind a task that it starts",
-        line=r"\.connection_lost\(\) <future",
+        strip=r"(\.connection_lost\(\) <future.*)$",
+        loose=True,
         kind="streams",
         given=r"wait_closed\(\) #\d+ raised (BrokenPipe|ConnectionReset)Error",
         step='"wait_closed"',
@@ -418,6 +416,7 @@ GENERATED: list[Explanation] = [
         kind="tls",
         needs="far_reset",
         given="left the run",
+        since=(3, 14),
     ),
     Explanation(
         "tls_drain_after_reset",
@@ -449,7 +448,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_read_and_reset",
         "is_closing sees that the transport below is closing, as newer releases of asyncio do",
-        strip=r"((?:data_received|buffer_updated|eof_received)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
+        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|"
+        r"(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
     ),

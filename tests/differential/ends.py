@@ -490,13 +490,13 @@ class Stream(Writer):
     async def op_sendfile(self, size: int, offset: int, count: int | None, file: str) -> None:
         """sendfile of a `file` on disk, or of one in `memory`, while the far end reads.
 
-        One in memory only where nothing waits: asyncio of 3.12 and 3.13 sends pieces twice. Before
-        3.14 only where somebody reads: there the thread that reads the file may be done before a
-        failed write is told, or after it.
+        One in memory only where nothing waits: asyncio of 3.12 and 3.13 sends pieces twice. By the
+        fallback before 3.14 only where somebody reads: there the thread that reads the file may be
+        done before a failed write is told, or after it.
         """
         if self.transport is None or not self._fits(size) or (self.blocked and file == "memory"):
             return
-        if not self.far_open and sys.version_info < (3, 14):
+        if file != "no fallback" and not self.far_open and sys.version_info < (3, 14):
             return
         source, task = self._sendfile(size, offset, count, file)
         idle = 0
