@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import ssl
@@ -201,6 +202,35 @@ class TestCallbacks:
         assert context["message"] == "Fatal error on SSL protocol"
         assert context["exception"] is error
         assert isinstance(error, LookupError)
+
+    async def test_buffer_updated_is_cancelled(self, tls_opened, error_contexts):
+        """No Exception, so the connection goes on with the rest of what came."""
+
+        class Cancelled(Viewing):
+            def buffer_updated(self, nbytes):
+                super().buffer_updated(nbytes)
+                raise asyncio.CancelledError
+
+        _, protocol, peer = await tls_opened(Cancelled(4))
+        peer.send(b"12345678")
+        assert await protocol.received(8) == b"12345678"
+        assert all(isinstance(c["exception"], asyncio.CancelledError) for c in error_contexts)
+        error_contexts.clear()
+
+    async def test_the_rest_comes_before_what_is_queued(self, tls_opened):
+        seen = []
+
+        class Queueing(Viewing):
+            def buffer_updated(self, nbytes):
+                seen.append("updated")
+                asyncio.get_running_loop().call_soon(seen.append, "queued")
+                super().buffer_updated(nbytes)
+
+        _, protocol, peer = await tls_opened(Queueing(4))
+        peer.send(b"12345678")
+        await protocol.received(8)
+        await hops(1)
+        assert seen == ["updated", "updated", "queued", "queued"]
 
     async def test_closing_in_buffer_updated(self, tls_opened):
         class Closing(BufferedRecorder):

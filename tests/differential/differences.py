@@ -108,19 +108,21 @@ Event = list[Any]
 """Of a generated script: step, lane, text."""
 
 
-REPORTS = ("", "loop", "handler", "log", "left open")
-"""Lanes of what is not of one end."""
+REPORTS = ("", "handler", "log", "left open")
+"""Lanes of what is said about the ends."""
 
 
 @dataclass(frozen=True)
 class Explanation:
     """An explained difference of generated scripts.
 
-    `line` is found in lines that may be there on one loop and not on the other, if `after` is found
-    in what happened before in the same lane. From where `ends` is found on asyncio is no model any
-    more: the rest of that lane is not compared. `rest` is found in lines of which the other loop
-    may have more, behind those that asyncio has. `strip` is found in lines of which only its groups
-    are compared; if they are `loose`, not their order among those of other lanes either.
+    `line` is found in lines that may be there on one loop and not on the other. From where `ends`
+    is found on asyncio is no model any more: the rest of that lane is not compared. `rest` is found
+    in lines of which the other loop may have more, behind those that asyncio has. `strip` is found
+    in lines of which only its groups are compared; if they are `loose`, nor is their place in
+    the step. All of them look only at the lanes of ends of `kind`, `line` and `strip`
+    also at the reports; these two only from where `after` has been found in the lane (for a report,
+    in any of them).
     """
 
     example: str
@@ -133,9 +135,11 @@ class Explanation:
     strip: str = ""
     loose: bool = False
     kind: str = ""
-    """Only for ends of this kind, if there is one in the script."""
+    """Only for ends of this kind (a regular expression), if there is one in the script."""
     needs: str = ""
     """Only if the script has this operation (a regular expression)."""
+    step: str = ""
+    """Only from the first step on in which this is found."""
     given: str = ""
     """Only if this is found in a line of asyncio's."""
     since: tuple[int, ...] = (3, 10)
@@ -146,7 +150,7 @@ class Explanation:
         applies = self.since <= sys.version_info < self.before
         text = json.dumps(script)
         needed = not self.needs or re.search(f'"({self.needs})"', text)
-        return applies and self.kind in text and bool(needed)
+        return applies and bool(re.search(self.kind, text)) and bool(needed)
 
     def apply(
         self, script: dict[str, Any], expected: list[Event], got: list[Event]
@@ -154,43 +158,71 @@ class Explanation:
         """Return both traces of `script` without what the rule explains."""
         if self.given and not any(re.search(self.given, event[2]) for event in expected):
             return expected, got
+        lanes = self._lanes(script)
         if self.rest:
-            return expected, self._without_rest(expected, got)
+            return expected, self._without_rest(lanes, expected, got)
         if not self.ends:
-            return self._strip(expected), self._strip(got)
-        for number, end in enumerate(script["ends"]):
-            if self.kind in end["kind"] or f'[{number}, "start_{self.kind}' in json.dumps(script):
-                expected, got = self._cut(f"e{number}", expected, got)
+            return self._strip(script, expected), self._strip(script, got)
+        for lane in lanes:
+            expected, got = self._cut(lane, expected, got)
         return expected, got
 
-    def _strip(self, events: list[Event]) -> list[Event]:
-        if self.line:
-            return [
-                event
-                for number, event in enumerate(events)
-                if not re.search(self.line, event[2])
-                or not self._is_after(events[:number], event[1])
-            ]
-        stripped = [
-            [step, lane, re.sub(self.strip, lambda match: "".join(match.groups("")), text)]
-            for step, lane, text in events
+    def _lanes(self, script: dict[str, Any]) -> list[str]:
+        """Return the lanes of the ends that the rule is for."""
+        text = json.dumps(script)
+        return [
+            f"e{number}"
+            for number, end in enumerate(script["ends"])
+            if re.search(self.kind, end["kind"]) or f'[{number}, "start_{self.kind}' in text
         ]
-        return sorted(stripped, key=lambda event: event[:2]) if self.loose else stripped
 
-    def _without_rest(self, expected: list[Event], got: list[Event]) -> list[Event]:
+    def _strip(self, script: dict[str, Any], events: list[Event]) -> list[Event]:
+        stripped = []
+        lanes, first = self._lanes(script), self._first_step(script)
+        for number, (step, lane, text) in enumerate(events):
+            concerned = lane in (*lanes, *REPORTS) and self._is_after(lanes, events, number)
+            if not concerned or step < first:
+                stripped.append([step, lane, text])
+            elif not (self.line and re.search(self.line, text)):
+                stripped.append([step, lane, self._groups(text)])
+        if not self.loose:
+            return stripped
+        return sorted(stripped, key=lambda event: (event[0], not re.search(self.strip, event[2])))
+
+    def _groups(self, text: str) -> str:
+        if not self.strip:
+            return text
+        return re.sub(self.strip, lambda match: "".join(match.groups("")), text)
+
+    def _first_step(self, script: dict[str, Any]) -> int:
+        """Return the number of the first step that the rule is for; the ends are made before."""
+        if not self.step:
+            return 0
+        steps = map(json.dumps, script["steps"])
+        found = (number for number, step in enumerate(steps) if re.search(self.step, step))
+        return len(script["ends"]) + next(found, len(script["steps"]))
+
+    def _without_rest(
+        self, lanes: list[str], expected: list[Event], got: list[Event]
+    ) -> list[Event]:
         left = Counter(lane for _, lane, text in expected if re.search(self.rest, text))
         kept = []
         for event in got:
-            found = re.search(self.rest, event[2])
+            found = event[1] in lanes and re.search(self.rest, event[2])
             if found:
                 left[event[1]] -= 1
             if not found or left[event[1]] >= 0:
                 kept.append(event)
         return kept
 
-    def _is_after(self, earlier: list[Event], lane: str) -> bool:
-        texts = [text for _, where, text in earlier if where == lane]
-        return not self.after or re.search(self.after, "\n".join(texts)) is not None
+    def _is_after(self, lanes: list[str], events: list[Event], number: int) -> bool:
+        """Return whether `after` is found in what happened until then."""
+        if not self.after:
+            return True
+        lane = events[number][1]
+        looked_at = lanes if lane in REPORTS else [lane]
+        texts = [text for _, where, text in events[: number + 1] if where in looked_at]
+        return re.search(self.after, "\n".join(texts)) is not None
 
     def _cut(
         self, lane: str, expected: list[Event], got: list[Event]
@@ -200,9 +232,10 @@ class Explanation:
             if where == lane:
                 lines.append(text)
                 if re.search(self.ends, "\n".join(lines)):
+                    same = [text for _, where, text in got if where == lane][: len(lines)] == lines
                     return (
-                        self._until(expected, step, lane, len(lines)),
-                        self._until(got, step, lane, len(lines)),
+                        self._until(expected, step, lane, len(lines) + same),
+                        self._until(got, step, lane, len(lines) + same),
                     )
         return expected, got
 
@@ -213,7 +246,7 @@ class Explanation:
         for event in events:
             count -= event[1] == lane
             gone = event[1] == lane and count <= 0
-            if not gone and not (event[1] in REPORTS and event[0] >= last):
+            if not gone and not (event[1] in (*REPORTS, "loop") and event[0] >= last):
                 kept.append(event)
         return kept
 
@@ -221,20 +254,11 @@ class Explanation:
 GENERATED: list[Explanation] = [
     # Before the one after them, which takes away what they look at.
     Explanation(
-        "datagram_late_sendto",
-        "a late call does nothing, and is told as one with an address",
-        line=r"log WARNING 'socket\.send\(\) raised exception\.'",
-        kind="datagram",
-        given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
-        since=(3, 13),
-    ),
-    Explanation(
         "datagram_late_sendto_far",
         "a late call does nothing, and is told as one with an address",
         line=r"log WARNING 'socket\.send\(\) raised exception\.'",
         kind="datagram",
         given=r"sendto raised AttributeError\(\"'NoneType' object has no attribute 'call_exception",
-        before=(3, 13),
     ),
     Explanation(
         "datagram_closed_sendto",
@@ -248,6 +272,14 @@ GENERATED: list[Explanation] = [
         "the report says which callback raised",
         strip=r"message: .Exception in callback (?:<transport's own>|None|Endpoint\.\w+).",
         kind="datagram",
+    ),
+    # Before those with `ends`, which count lines.
+    Explanation(
+        "tls_lost_rest",
+        "what has come is delivered, though a buffer does not hold it all",
+        rest=r"\.buffer_updated\(",
+        kind="tls",
+        given=r"\.(eof_received|connection_lost)\(",
     ),
     # Before the next one, which takes away what it looks at.
     Explanation(
@@ -284,6 +316,15 @@ GENERATED: list[Explanation] = [
         before=(3, 14),
     ),
     Explanation(
+        "writelines_pauses",
+        "writelines pauses the protocol, as in newer releases",
+        line=r"\.(pause|resume)_writing\(|: drain\(\) #",
+        after=r"\.writelines\(",
+        kind="stream",
+        since=(3, 12),
+        before=(3, 13, 2),
+    ),
+    Explanation(
         "late_write",
         "a late call does nothing, as in newer releases",
         line=r"\.(write|writelines|set_write_buffer_limits) raised AttributeError\(\"'NoneType' "
@@ -294,17 +335,9 @@ GENERATED: list[Explanation] = [
     Explanation(
         "datagram_is_reading",
         "costs nothing",
-        line=r"is_reading (raised NotImplementedError|-> \w+)",
+        strip=r"(\.is_reading) (?:raised NotImplementedError.*|-> (?:True|False) .*)$",
+        kind="datagram|read_pipe",
         before=(3, 11),
-    ),
-    Explanation(
-        "gathered_then_blocked",
-        "the writer has returned when what was gathered is sent",
-        strip=r"(\.resume_writing\(.*|\.connection_lost\((?:None|BrokenPipe|ConnectionReset).*) "
-        r"\[[^]]*\]$",
-        kind="stream",
-        needs="block",
-        before=(3, 15),
     ),
     Explanation(
         "write_pipe_aborted_twice",
@@ -324,7 +357,7 @@ GENERATED: list[Explanation] = [
         "eof_received_again",
         "the end of the stream is told once",
         ends=r"(?s)\.eof_received\(\).*(\.resume_reading\(\)|sendfile ).*"
-        r"(\.eof_received\(\)|\.connection_lost\(\w+(\[\d+\])?\('[^']*from a callback'\)\))",
+        r"(\.eof_received\(\)|: get_buffer raises |\('get_buffer\(\) returned)",
         kind="stream",
     ),
     Explanation(
@@ -335,11 +368,30 @@ GENERATED: list[Explanation] = [
         needs="far_finish",
     ),
     Explanation(
+        "sendfile_cancelled",
+        "the position of a file tells what was sent, as the documentation says",
+        strip=r"(: the file is at) \d+( .*)$",
+        after=r"(?s): sendfile [^\n]* raised CancelledError(?!.*: sendfile )",
+        kind="stream",
+        needs="sendfile_cancelled",
+        since=(3, 14),
+    ),
+    Explanation(
+        "streams_wait_closed",
+        "what was gathered is sent when the turn ends, behind a task that it starts",
+        strip=r"(\.connection_lost\(\) <future.*)$",
+        loose=True,
+        kind="streams",
+        given=r"wait_closed\(\) #\d+ raised (BrokenPipe|ConnectionReset)Error",
+        step='"wait_closed"',
+    ),
+    Explanation(
         "sock_recv_second",
         "they receive when they return",
         line=r"sock_recv(_into)?\(",
         kind="socket",
         needs='receive".*"receive',
+        step='"far_.*"receive"',
     ),
     Explanation(
         "sock_accept_cancelled",
@@ -358,20 +410,22 @@ GENERATED: list[Explanation] = [
         r"(?:protocol: <.*?>, )?transport: <.*?>)\}.*$",
     ),
     Explanation(
-        "tls_write_after_reset_and_task",
-        "the writer has returned when what was gathered is sent",
-        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*|"
-        r"Recorder\.connection_lost.*) \[[^]]*\]$",
-        loose=True,
+        "tls_reset_and_interrupt",
+        "descriptors are asked again when the loop runs again",
+        strip=r"(buffer_updated\(.*) closing( \[.*)$",
         kind="tls",
-        needs="far_reset|far_close",
+        needs="far_reset",
+        given="left the run",
+        since=(3, 14),
     ),
     Explanation(
-        "tls_lost_rest",
-        "what has come is delivered, though a buffer does not hold it all",
-        rest=r"\.buffer_updated\(",
-        kind="tls",
-        given=r"\.(eof_received|connection_lost)\(",
+        "tls_drain_after_reset",
+        "what was gathered is sent when the turn ends, behind a task that it starts",
+        strip=r"(: drain\(\) #\d+ )"
+        r"(?:raised ConnectionResetError\[None\]\('Connection lost'\)|-> None)",
+        kind="streams",
+        needs="start_tls",
+        step=r'"far_(reset|close)"',
     ),
     Explanation(
         "tls_lost_rest_fails",
@@ -394,16 +448,17 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_read_and_reset",
         "is_closing sees that the transport below is closing, as newer releases of asyncio do",
-        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|(is_closing ->) \w+( .*)$",
+        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|"
+        r"(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
     ),
     Explanation(
-        "tls_buffer_raises",
-        "nothing is delivered behind the error of a callback",
-        line=r"\.buffer_updated\(",
+        "tls_resume_raises",
+        "the methods of a TLS protocol are native, and so are their names",
+        strip=r"('Exception in callback SSLProtocol)\.(?:_resume_reading\.<locals>\.resume|"
+        r"_do_read__buffered\.<locals>\.<lambda>|_resume|_do_read)'",
         kind="tls",
-        given=r"Fatal error on SSL protocol|buffer_updated\(\) call failed",
     ),
     Explanation(
         "tls_closed_twice",
@@ -433,10 +488,29 @@ GENERATED: list[Explanation] = [
     ),
     # Last, as others look at the contexts.
     Explanation(
+        "gathered_then_blocked",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(.*) \[[^]]*\]$",
+        after=r"\.(resume_writing|connection_lost)\(",
+        needs="block",
+        step='"block"',
+        before=(3, 15),
+    ),
+    Explanation(
         "gathered_for_a_closed_pipe",
         "the writer has returned when what was gathered is sent",
         strip=r"(.*) \[[^]]*\]$",
-        given=r"connection_lost\((BrokenPipe|ConnectionReset)|\.resume_writing\(",
+        after=r"\.connection_lost\((BrokenPipe|ConnectionReset)",
+        before=(3, 15),
+    ),
+    Explanation(
+        "tls_write_after_reset_and_task",
+        "the writer has returned when what was gathered is sent",
+        strip=r"(connection_lost\((?:BrokenPipe|ConnectionReset)Error.*?|"
+        r"Recorder\.connection_lost.*?)(?: \[[^]]*\])?$",
+        loose=True,
+        kind="tls",
+        needs="far_reset|far_close",
     ),
 ]
 """Of oxloop from asyncio, in generated scripts."""

@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -128,6 +129,7 @@ class End:
             do, error, answer = armed.pop(0)
             self.player.do_now(do)
             if error is not None:
+                self.say(f"{self.name}: {call} raises {error}")
                 raise ERRORS[error]()
             return answer
         return self.options.get("keep") if call == "eof_received" else None
@@ -285,7 +287,7 @@ class Stream(Writer):
     async def open(self) -> None:
         how = self.options.get("how", "sock")
         protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
-        if how == "serve":
+        if how.startswith("serve"):
             await self._serve(protocol)
         else:
             making = getattr(self, f"_open_{how}")(protocol)
@@ -319,7 +321,7 @@ class Stream(Writer):
             self.near, self.far = wire.pair(self.trace)
             # asyncio does so only where the socket names its protocol; the peer's ACK may be slow.
             self.near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        _widen(self.near, self.far)
+        widen(self.near, self.far)
 
     def _open_sock(self, protocol: Any) -> Any:
         self._sockets(socket.AF_INET)
@@ -335,18 +337,39 @@ class Stream(Writer):
 
     async def _open_dial(self, protocol: Any) -> Any:
         listener = wire.listener(self.trace)
-        _widen(listener)
+        widen(listener)
         made = await self.loop.create_connection(lambda: protocol, *listener.getsockname())
         self.far = self.trace.enter(contextlib.closing(listener.accept()[0]))
         self.far.settimeout(wire.TIME_LIMIT)
         return made
 
+    async def _open_dial_unix(self, protocol: Any) -> Any:
+        path = self._path()
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(path)
+            listener.listen()
+            made = await self.loop.create_unix_connection(lambda: protocol, path)
+            self.far = self.trace.enter(contextlib.closing(listener.accept()[0]))
+        self.far.settimeout(wire.TIME_LIMIT)
+        return made
+
     async def _serve(self, protocol: Any) -> None:
-        self.server = await self.loop.create_server(lambda: protocol, "127.0.0.1", 0)
-        address = self.server.sockets[0].getsockname()
-        self.far = wire.dial(self.trace, address)
-        _widen(self.far)
+        if self.options["how"] == "serve":
+            server = await self.loop.create_server(lambda: protocol, "127.0.0.1", 0)
+        else:
+            server = await self.loop.create_unix_server(lambda: protocol, self._path())
+        self._dial(server)
         await self.player.until(lambda: protocol.transport is not None)
+
+    def _path(self) -> str:
+        """Return a path for a Unix socket."""
+        return self.trace.enter(tempfile.TemporaryDirectory()) + "/socket"
+
+    def _dial(self, server: Any) -> None:
+        """Connect the far end to `server`."""
+        self.server = server
+        self.far = wire.dial(self.trace, server.sockets[0].getsockname())
+        widen(self.far)
 
     async def close(self) -> None:
         await self.op_drain()
@@ -426,20 +449,9 @@ class Stream(Writer):
 
     async def op_start_tls(self, role: str) -> None:
         """Go on with TLS, which the far end does too."""
-        if (
-            self.transport is None
-            or self.lost
-            or self.transport.is_closing()
-            or not self.far_open
-            or self.finished
-            or self.eof_written
-            or self.ended
-        ):
+        if not await self._may_secure():
             return
-        await self.op_drain()
-        if self.transport.is_closing() or self.ended or self.finished:
-            return
-        ours, theirs = _contexts(role)
+        ours, theirs = tls_contexts(role)
         secure = Tls(self.player, self.name, {**self.options, "role": role})
         secure.generation, secure.hooks = self.generation, self.hooks
         secure.near, secure.far = self.near, self.far
@@ -460,26 +472,33 @@ class Stream(Writer):
             self.protocol.transport = secure.transport
         self.player.replace(self, secure)
 
+    async def _may_secure(self) -> bool:
+        """Read what was written until now; return whether TLS can begin."""
+        if (
+            self.transport is None
+            or self.lost
+            or self.transport.is_closing()
+            or not self.far_open
+            or self.finished
+            or self.eof_written
+            or self.ended
+        ):
+            return False
+        await self.op_drain()
+        return not (self.transport.is_closing() or self.ended or self.finished)
+
     async def op_sendfile(self, size: int, offset: int, count: int | None, file: str) -> None:
         """sendfile of a `file` on disk, or of one in `memory`, while the far end reads.
 
-        One in memory only where nothing waits: asyncio of 3.12 and 3.13 sends pieces twice.
+        One in memory only where nothing waits: asyncio of 3.12 and 3.13 sends pieces twice. By the
+        fallback before 3.14 only where somebody reads: there the thread that reads the file may be
+        done before a failed write is told, or after it.
         """
         if self.transport is None or not self._fits(size) or (self.blocked and file == "memory"):
             return
-        make: Any = io.BytesIO if file == "memory" else tempfile.TemporaryFile
-        source = self.trace.enter(contextlib.closing(make()))
-        source.write(pattern(size, self.writes)[:size])
-        self.writes += 1
-        fallback = file != "no fallback"
-
-        async def send() -> Any:
-            return await self.loop.sendfile(
-                self.transport, source, offset, count, fallback=fallback
-            )
-
-        label = f"{self.name}: sendfile {size} {offset} {count} {file}"
-        task = asyncio.ensure_future(self.trace.wait(label, send(), lane=self.name))
+        if file != "no fallback" and not self.far_open and sys.version_info < (3, 14):
+            return
+        source, task = self._sendfile(size, offset, count, file)
         idle = 0
         while not task.done() and idle < 2 * STILL:
             before = len(self.got)
@@ -491,8 +510,49 @@ class Stream(Writer):
             self.say(f"{self.name}: this waits for ever")
             task.cancel()
         self.accepted += await task or 0
+        await self.player.settle()  # a thread may have read the file, and ended at any time
         self.say(f"{self.name}: the file is at", source.tell())
         await self.op_drain()
+
+    async def op_sendfile_cancelled(
+        self, size: int, offset: int, count: int | None, file: str
+    ) -> None:
+        """The same of a file on disk, which is cancelled as it waits for the far end to read.
+
+        Not where earlier writes wait: asyncio would never send them.
+        """
+        self.op_block()
+        if (
+            self.transport is None
+            or not self.blocked
+            or file == "memory"
+            or self.transport.get_write_buffer_size()
+        ):
+            return
+        source, task = self._sendfile(size, offset, count, file)
+        await self.player.settle()
+        task.cancel()
+        await self.player.settle()
+        self.say(f"{self.name}: the file is at", source.tell())
+
+    def _sendfile(
+        self, size: int, offset: int, count: int | None, file: str
+    ) -> tuple[Any, asyncio.Task[Any]]:
+        """Return a file, and a task that sends it."""
+        make: Any = io.BytesIO if file == "memory" else tempfile.TemporaryFile
+        source = self.trace.enter(contextlib.closing(make()))
+        source.write(pattern(size, self.writes)[:size])
+        source.flush()
+        self.writes += 1
+        fallback = file != "no fallback"
+
+        async def send() -> Any:
+            return await self.loop.sendfile(
+                self.transport, source, offset, count, fallback=fallback
+            )
+
+        label = f"{self.name}: sendfile {size} {offset} {count} {file}"
+        return source, asyncio.ensure_future(self.trace.wait(label, send(), lane=self.name))
 
     def _far_writes(self) -> bool:
         return self.far is not None and self.far_open and not self.finished
@@ -512,7 +572,7 @@ class Tls(Stream):
 
     async def open(self) -> None:
         role = self.options["role"]
-        ours, theirs = _contexts(role)
+        ours, theirs = tls_contexts(role)
         self._sockets(socket.AF_INET)
         self.engine = tlswire.Far(self.far, self.near, theirs)
         protocol = self.protocol = self.new_protocol(self.options.get("buffered", 0))
@@ -585,21 +645,21 @@ class Tls(Stream):
     async def op_start_tls(self, role: str) -> None:
         """Not again."""
 
-    def op_far_send(self, size: int) -> None:
-        if self._far_writes() and self.engine.shaken:
+    def _deliver(self, data: bytes) -> None:
+        if self.engine.shaken:
             with contextlib.suppress(OSError):
-                self._send_raw(self.engine.records(pattern(size, size)[:size]))
+                self._send_raw(self.engine.records(data))
 
     def _send_raw(self, data: bytes) -> None:
         super()._deliver(data)
 
 
 @functools.cache
-def _contexts(role: str) -> Any:
+def tls_contexts(role: str) -> Any:
     return tlswire.contexts(role, version=tlswire.TLS13)
 
 
-def _widen(*sockets: socket.socket) -> None:
+def widen(*sockets: socket.socket) -> None:
     for sock in sockets:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFERS)

@@ -8,11 +8,12 @@ import os
 import socket
 import sys
 from io import FileIO
+from typing import Any
 
 from .ends import STREAM_CALLS, WRONG, End, Stream, Tls, Writer, pattern
 from .scripts.datagrams import Endpoint
 from .scripts.subprocesses import Process
-from .task_ends import Socket, Streams
+from .task_ends import DatagramSocket, Socket, Streams
 from .trace import PLACE
 
 
@@ -172,8 +173,22 @@ class ChildProtocol(Process):
 class Child(End):
     """A child process; how its pipes and its exit mix is not defined."""
 
+    exited = False
+    call = ""
+    """Of the protocol, in which something is being done."""
+
+    def say(self, what: str, *values: Any) -> None:
+        """Record in a lane of the callback."""
+        self.trace(what, *values, lane=f"{self.name} {self.call}")
+
+    def on(self, call: str, *args: Any) -> Any:
+        self.call = call
+        try:
+            return super().on(call, *args)
+        finally:
+            self.call = ""
+
     async def open(self) -> None:
-        self.exited = False
         name = self.next_name()
         calls = (
             "connection_made",
@@ -251,7 +266,8 @@ class Child(End):
 
     def op_ask(self, what: str) -> None:
         """Not for the code before the exit is waited for: it comes when it comes."""
-        if what != "get_returncode" or self.exited:
+        over = self.call in ("process_exited", "connection_lost")
+        if what != "get_returncode" or (over if self.call else self.exited):
             super().op_ask(what)
 
     def _running(self) -> bool:
@@ -267,4 +283,5 @@ KINDS: dict[str, type[End]] = {
     "child": Child,
     "streams": Streams,
     "socket": Socket,
+    "socket_datagram": DatagramSocket,
 }

@@ -396,6 +396,7 @@ _PLAIN = [
         (r"<((?:Timer)?Handle)( cancelled)?( when=T)? [^ ]*\(.*?\)( at \S+)?>", r"<\1\2\3>"),
         (r"( defined| running| created)? at [^ ]*\.py:\d+", r"\1 at FILE"),
         (r"'?/[^ ']*/([\w.]+\.py)\b", r"\1"),
+        (r"/[^ ']*/(socket)\b", r"\1"),
         (r"\bTask-\d+", "Task-N"),
     )
 ]

@@ -48,11 +48,14 @@ def pair(trace: Trace, small: bool = False) -> tuple[socket.socket, socket.socke
     return near, far
 
 
-def dial(trace: Trace, address: tuple[str, int]) -> socket.socket:
-    """Return a blocking client connected to `address`."""
-    sock: socket.socket = trace.enter(
-        contextlib.closing(socket.create_connection(address, TIME_LIMIT))
-    )
+def dial(trace: Trace, address: tuple[str, int] | str) -> socket.socket:
+    """Return a blocking client connected to `address`, which may be a Unix socket's path."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    if family == socket.AF_INET and ":" in address[0]:
+        family = socket.AF_INET6
+    sock = trace.enter(contextlib.closing(socket.socket(family)))
+    sock.settimeout(TIME_LIMIT)
+    sock.connect(address)
     return sock
 
 

@@ -26,16 +26,11 @@ impl Layer<'_, '_> {
     /// Reads into the protocol's buffer as much as it takes; the rest in a later turn, or at once
     /// where there will be none (asyncio loses it).
     pub(super) fn read_into_buffers(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Pulled> {
-        let py = cx.py();
         loop {
-            match self.read_into_buffer(py)? {
+            match self.read_into_buffer(cx)? {
                 Filled::Partly(pulled) => return Ok(pulled),
                 Filled::Wholly if self.is_last_chance() => {}
-                Filled::Wholly => {
-                    let again = self.0.getattr(intern!(py, "_do_read"))?;
-                    queue(cx, &again, PyTuple::empty(py), context::copy_current(py)?)?;
-                    return Ok(Pulled::Again);
-                }
+                Filled::Wholly => return Ok(Pulled::Again),
             }
         }
     }
@@ -47,7 +42,8 @@ impl Layer<'_, '_> {
     }
 
     /// `get_buffer`, as many records as it holds, `buffer_updated`.
-    fn read_into_buffer(&self, py: Python<'_>) -> PyResult<Filled> {
+    fn read_into_buffer(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Filled> {
+        let py = cx.py();
         let engine = &self.0.get().engine;
         let Some(protocol) = self.application(py) else {
             return Ok(Filled::Partly(Pulled::Again));
@@ -70,6 +66,11 @@ impl Layer<'_, '_> {
                 Read::CloseNotify => break Filled::Partly(Pulled::CloseNotify),
             }
         };
+        // Before what the protocol queues, and though it may raise.
+        if matches!(filled, Filled::Wholly) && !self.is_last_chance() {
+            let again = self.0.getattr(intern!(py, "_do_read"))?;
+            queue(cx, &again, PyTuple::empty(py), context::copy_current(py)?)?;
+        }
         if count > 0 {
             let nbytes = count.into_pyobject(py)?;
             calls::method(&protocol, intern!(py, "buffer_updated"), [nbytes.as_any()])?;
