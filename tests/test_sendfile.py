@@ -69,6 +69,12 @@ def receive(sock, size):
     return bytes(data)
 
 
+def skip_aliased(loop_spec, source, versions):
+    """The fallback of stock asyncio hands out a buffer and reads into it again, sent or not."""
+    aliased = versions and isinstance(source, Unmapped)
+    skip_stock_bug(loop_spec, aliased, "the fallback writes a buffer that it reads into again")
+
+
 async def receiving(sock, size):
     return await asyncio.get_running_loop().run_in_executor(None, receive, sock, size)
 
@@ -105,7 +111,8 @@ class TestSending:
         if wanted or ALWAYS_SEEKS:
             assert source.tell() == offset + sent
 
-    async def test_by_a_transport(self, loop, opened, source, offset, count, wanted):
+    async def test_by_a_transport(self, loop, opened, source, offset, count, wanted, loop_spec):
+        skip_aliased(loop_spec, source, PYTHON >= (3, 12) and wanted)
         transport, protocol, far = await opened()
         task = loop.create_task(receiving(far, len(wanted) + 11))
         transport.write(b"before")
@@ -125,8 +132,7 @@ class TestSending:
 
 class TestTransport:
     async def test_what_waits_is_sent_first(self, loop, opened, source, loop_spec):
-        aliased = (3, 12) <= PYTHON < (3, 14) and isinstance(source, Unmapped)
-        skip_stock_bug(loop_spec, aliased, "the fallback writes a buffer that it reads into again")
+        skip_aliased(loop_spec, source, (3, 12) <= PYTHON < (3, 14))
         transport, protocol, far = await opened()
         transport.write(b"x" * 3_000_000)
         assert transport.get_write_buffer_size()

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from .support import PYTHON, child, script, turns
+from .support import PYTHON, child, script, skip_stock_bug, turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -348,6 +348,8 @@ class TestCtrlC:
 
     def test_while_callbacks_keep_coming(self, loop_spec):
         """A loop that never waits still hears the signal."""
+        # The jump back of its `while True` stands outside of its `try`.
+        skip_stock_bug(loop_spec, PYTHON >= (3, 11), "an interrupt may leave it running")
         outcome = self.interrupt(
             """
             def again():
