@@ -164,7 +164,9 @@ class TestLoop:
         witness.watch(loop)
         with pytest.warns(ResourceWarning, match="unclosed event loop"):
             del loop
-            assert witness.alive == []
+            gc.collect()
+        # The record of the warning may hold what it warns of (3.15).
+        assert witness.alive == []
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
     @pytest.mark.parametrize(
