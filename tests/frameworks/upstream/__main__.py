@@ -37,6 +37,9 @@ def main() -> int:
     for suite in SUITES:
         if arguments.suites and suite.name not in arguments.suites:
             continue
+        if sys.version_info < suite.since:
+            print(f"{suite.title}: not for this Python")
+            continue
         started = time.monotonic()
         try:
             good = _run(suite, arguments.only, arguments.json)

@@ -21,6 +21,7 @@ class Suite:
     Attributes:
         name: of the project in the package index; the wheel of `version` is what is tested.
         version: pinned.
+        since: the first Python that this version, or what its tests need, can be installed on.
         paths: the files and folders with the tests that have to do with a loop.
         package: the folder with the project's own code, which is removed for the wheel's to be
             imported; "" where it does not get in the way.
@@ -39,6 +40,7 @@ class Suite:
     name: str
     version: str
     paths: tuple[str, ...]
+    since: tuple[int, int] = (3, 10)
     package: str = ""
     debian: str = ""
     extras: str = ""
@@ -84,6 +86,7 @@ SUITES = (
     Suite(
         name="uvicorn",
         version="0.54.0",
+        since=(3, 11),
         package="uvicorn",
         extras="standard",
         paths=("tests",),
@@ -279,6 +282,7 @@ SUITES = (
     Suite(
         name="tornado",
         version="6.6.1",
+        since=(3, 11),
         paths=("tornado/test",),
         requirements=("hypothesis",),
         left_out={
@@ -322,6 +326,7 @@ logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # as tornado.tes
     Suite(
         name="aioquic",
         version="1.7.2",
+        since=(3, 11),
         package="src",
         paths=("tests/test_asyncio.py", "tests/test_connection.py", "tests/test_webtransport.py"),
     ),
