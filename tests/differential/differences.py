@@ -251,6 +251,9 @@ class Explanation:
         return kept
 
 
+WRITERS_CONTEXT = "" if sys.version_info < (3, 15) else "pipe"
+"""Ends whose callbacks run in the context of who wrote; from 3.15 on a connection has one for all."""
+
 GENERATED: list[Explanation] = [
     # Before the one after them, which takes away what they look at.
     Explanation(
@@ -492,16 +495,16 @@ GENERATED: list[Explanation] = [
         "the writer has returned when what was gathered is sent",
         strip=r"(.*) \[[^]]*\]$",
         after=r"\.(resume_writing|connection_lost)\(",
+        kind=WRITERS_CONTEXT,
         needs="block",
         step='"block"',
-        before=(3, 15),
     ),
     Explanation(
         "gathered_for_a_closed_pipe",
         "the writer has returned when what was gathered is sent",
         strip=r"(.*) \[[^]]*\]$",
         after=r"\.connection_lost\((BrokenPipe|ConnectionReset)",
-        before=(3, 15),
+        kind=WRITERS_CONTEXT,
     ),
     Explanation(
         "tls_write_after_reset_and_task",
