@@ -252,7 +252,7 @@ class Explanation:
 
 
 WRITERS_CONTEXT = "" if sys.version_info < (3, 15) else "pipe"
-"""Ends whose callbacks run in the context of who wrote; from 3.15 on a connection has one for all."""
+"""Ends whose callbacks run in the context of who wrote: from 3.15 on a connection has one."""
 
 GENERATED: list[Explanation] = [
     # Before the one after them, which takes away what they look at.
