@@ -451,7 +451,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_read_and_reset",
         "is_closing sees that the transport below is closing, as newer releases of asyncio do",
-        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|"
+        strip=r"((?:data_received|buffer_updated|eof_received)\(.*) closing( \[.*)$|"
         r"(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
