@@ -451,7 +451,7 @@ GENERATED: list[Explanation] = [
     Explanation(
         "tls_read_and_reset",
         "is_closing sees that the transport below is closing, as newer releases of asyncio do",
-        strip=r"((?:data_received|buffer_updated|eof_received)\(.*) closing( \[.*)$|"
+        strip=r"((?:data_received|buffer_updated)\(.*) closing( \[.*)$|"
         r"(is_closing ->) \w+( .*)$",
         kind="tls",
         before=(3, 14),
@@ -488,6 +488,14 @@ GENERATED: list[Explanation] = [
         r"returning true from eof_received",
         given=r"connection_lost\((BrokenPipe|ConnectionReset)",
         needs="far_reset",
+    ),
+    # Behind the one that looks at it.
+    Explanation(
+        "tls_end_is_closing",
+        "is_closing sees that the transport below is closing, as newer releases of asyncio do",
+        strip=r"(\.eof_received\(\)) closing( \[.*)$",
+        kind="tls",
+        before=(3, 14),
     ),
     # Last, as others look at the contexts.
     Explanation(
