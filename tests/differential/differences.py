@@ -330,8 +330,8 @@ GENERATED: list[Explanation] = [
     Explanation(
         "late_write",
         "a late call does nothing, as in newer releases",
-        line=r"\.(write|writelines|set_write_buffer_limits) raised AttributeError\(\"'NoneType' "
-        r"object has no attribute '(call_exception|_add_writer)",
+        line=r"\.(write|writelines|set_write_buffer_limits|abort) raised AttributeError\("
+        r"\"'NoneType' object has no attribute '(call_exception|_add_writer|call_soon)",
         kind="stream",
         before=(3, 14),
     ),
@@ -341,6 +341,15 @@ GENERATED: list[Explanation] = [
         strip=r"(\.is_reading) (?:raised NotImplementedError.*|-> (?:True|False) .*)$",
         kind="datagram|read_pipe",
         before=(3, 11),
+    ),
+    Explanation(
+        "closed_by_resume_writing",
+        "connection_lost is told once",
+        line=r"exception handler: .*AttributeError\(\"'NoneType' object has no attribute 'close'",
+        after=r"\.resume_writing\(\)",
+        kind="stream",
+        needs="resume_writing",
+        before=(3, 14),
     ),
     Explanation(
         "write_pipe_aborted_twice",
