@@ -513,8 +513,8 @@ GENERATED: list[Explanation] = [
         strip=r"(.*) \[[^]]*\]$",
         after=r"\.(resume_writing|connection_lost)\(",
         kind=WRITERS_CONTEXT,
-        needs="block",
-        step='"block"',
+        needs="block|sendfile_cancelled",
+        step='"(block|sendfile_cancelled)"',
     ),
     Explanation(
         "gathered_for_a_closed_pipe",
