@@ -290,6 +290,16 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return left, right
 
 
+def udp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected UDP sockets."""
+    left, right = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+    left.bind(("127.0.0.1", 0))
+    right.bind(("127.0.0.1", 0))
+    left.connect(right.getsockname())
+    right.connect(left.getsockname())
+    return left, right
+
+
 class Network:
     """Opens connections and servers for one test and closes them behind it."""
 

@@ -28,18 +28,9 @@ from .support import (
     run_script,
     skip_stock_bug,
     tcp_pair,
+    udp_pair,
     until,
 )
-
-
-def udp_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected UDP sockets."""
-    left, right = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
-    left.bind(("127.0.0.1", 0))
-    right.bind(("127.0.0.1", 0))
-    left.connect(right.getsockname())
-    right.connect(left.getsockname())
-    return left, right
 
 
 class Checked(Recorder):

@@ -342,13 +342,13 @@ class TestExtending:
 
 
 class TestPrivateNames:
+    """Names with an underscore that libraries read, with asyncio's meaning."""
+
     @needs_oxloop
     def test_of_the_stock_queues_are_not_taken(self, oxloop):
         """Tools ask whether they are there, then use them as asyncio's."""
         for name in ("_ready", "_scheduled", "_selector", "_run_once"):
             assert not hasattr(oxloop.Loop, name), name
-
-    """Names with an underscore that libraries read, with asyncio's meaning."""
 
     def test_thread_id(self, loop):
         assert loop._thread_id is None

@@ -180,11 +180,13 @@ class Explanation:
         stripped = []
         lanes, first = self._lanes(script), self._first_step(script)
         for number, (step, lane, text) in enumerate(events):
-            concerned = lane in (*lanes, *REPORTS) and self._is_after(lanes, events, number)
-            if not concerned or step < first:
-                stripped.append([step, lane, text])
-            elif not (self.line and re.search(self.line, text)):
-                stripped.append([step, lane, self._groups(text)])
+            left = None if self.line and re.search(self.line, text) else self._groups(text)
+            concerned = left != text and step >= first and lane in (*lanes, *REPORTS)
+            # Looked for last: it reads the lane up to here.
+            if not (concerned and self._is_after(lanes, events, number)):
+                left = text
+            if left is not None:
+                stripped.append([step, lane, left])
         if not self.loose:
             return stripped
         return sorted(stripped, key=lambda event: (event[0], not re.search(self.strip, event[2])))

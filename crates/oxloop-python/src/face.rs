@@ -46,7 +46,7 @@ impl Face for PyFace {
 
     #[inline]
     fn clock(event_loop: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
-        event_loop.get().own_clock(event_loop)
+        BaseLoop::own_clock(event_loop)
     }
 
     /// asyncio's run_forever lets the selector's OSError out.

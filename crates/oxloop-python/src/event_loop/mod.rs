@@ -30,7 +30,6 @@ const DEBUG: u8 = 1;
 const IDLE: u8 = 2;
 /// `_close` was called.
 const CLOSED: u8 = 4;
-
 /// `time()` is not the native one: a subclass or the program has replaced it.
 const OWN_CLOCK: u8 = 8;
 
@@ -71,8 +70,8 @@ impl BaseLoop {
 
     /// What a `time()` that replaces the native one says, seconds.
     #[inline]
-    pub(crate) fn own_clock(&self, slf: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
-        if !self.is(OWN_CLOCK) {
+    pub(crate) fn own_clock(slf: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
+        if !slf.get().is(OWN_CLOCK) {
             return Ok(None);
         }
         let py = slf.py();

@@ -29,6 +29,7 @@ impl Layer<'_, '_> {
         loop {
             match self.read_into_buffer(cx)? {
                 Filled::Partly(pulled) => return Ok(pulled),
+                // Asked again: the protocol may have paused.
                 Filled::Wholly if self.is_last_chance() => {}
                 Filled::Wholly => return Ok(Pulled::Again),
             }
@@ -41,7 +42,8 @@ impl Layer<'_, '_> {
         state.session() == Session::Flushing && state.is_reading()
     }
 
-    /// `get_buffer`, as many records as it holds, `buffer_updated`.
+    /// `get_buffer`, as many records as it holds, `buffer_updated`; the next read is queued where
+    /// the buffer was too small, unless it is the last chance.
     fn read_into_buffer(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Filled> {
         let py = cx.py();
         let engine = &self.0.get().engine;
