@@ -15,3 +15,4 @@ mod nesting;
 pub(crate) mod openssl;
 pub(crate) mod references;
 pub(crate) mod template;
+pub(crate) mod unowned;

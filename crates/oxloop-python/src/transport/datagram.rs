@@ -15,11 +15,12 @@ use crate::ffi::base_types::{self, DatagramBase};
 use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
+use crate::ffi::unowned::Unowned;
 use crate::ffi::{calls, context};
 use lock_api::Mutex;
 use oxloop::engine::{
-    DEFAULT_HIGH, Data, Descriptor, Destination, EndpointKind, Engine, Sending, Sent, StreamInfo,
-    Token,
+    DEFAULT_HIGH, Data, Descriptor, Destination, EndpointKind, Engine, Handler, Sending, Sent,
+    StreamInfo, Token,
 };
 use pyo3::exceptions::{
     PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError,
@@ -365,6 +366,7 @@ impl DatagramTransport {
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
     /// where the collector found it, and not where the last reference went.
     fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
+        self.engine().remove_endpoint_handler(self.token);
         if self.info().closed {
             return;
         }
@@ -583,6 +585,18 @@ impl Clone for DatagramRef {
     #[inline]
     fn clone(&self) -> DatagramRef {
         DatagramRef(clone_attached(&self.0))
+    }
+}
+
+impl Handler for DatagramRef {
+    type Unowned = Unowned<DatagramTransport>;
+
+    fn unowned(&self) -> Option<Unowned<DatagramTransport>> {
+        Unowned::new(&self.0)
+    }
+
+    fn upgrade(unowned: &Unowned<DatagramTransport>) -> Option<DatagramRef> {
+        unowned.upgrade().map(DatagramRef)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The engine's reference to a transport: one type for the engine, a class for each kind.
 
-use super::pipe::{PipeRef, ReadPipeTransport, WritePipeTransport};
+use super::pipe::{PipeRef, ReadPipeTransport, UnownedPipe, WritePipeTransport};
 use super::stream::{StreamRef, StreamTransport};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
+use crate::ffi::unowned::Unowned;
 use crate::tls::TlsTransport;
-use oxloop::engine::{Failure, Received, StreamHandler};
+use oxloop::engine::{Failure, Handler, Received, StreamHandler};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::io;
@@ -63,6 +64,32 @@ macro_rules! either {
             TransportRef::Pipe($transport) => $call,
         }
     };
+}
+
+/// A transport that the engine does not keep alive.
+pub(crate) enum UnownedTransport {
+    Stream(Unowned<StreamTransport>),
+    Pipe(UnownedPipe),
+}
+
+impl Handler for TransportRef {
+    type Unowned = UnownedTransport;
+
+    fn unowned(&self) -> Option<UnownedTransport> {
+        Some(match self {
+            TransportRef::Stream(transport) => UnownedTransport::Stream(transport.unowned()?),
+            TransportRef::Pipe(pipe) => UnownedTransport::Pipe(pipe.unowned()?),
+        })
+    }
+
+    fn upgrade(unowned: &UnownedTransport) -> Option<TransportRef> {
+        Some(match unowned {
+            UnownedTransport::Stream(transport) => {
+                TransportRef::Stream(StreamRef::upgrade(transport)?)
+            }
+            UnownedTransport::Pipe(pipe) => TransportRef::Pipe(PipeRef::upgrade(pipe)?),
+        })
+    }
 }
 
 impl StreamHandler<PyFace> for TransportRef {

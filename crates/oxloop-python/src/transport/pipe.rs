@@ -13,9 +13,10 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
+use crate::ffi::unowned::Unowned;
 use lock_api::Mutex;
 use oxloop::engine::{
-    DEFAULT_HIGH, Descriptor, Engine, PipeEnd, PipeKind, StreamInfo, Token, Written,
+    DEFAULT_HIGH, Descriptor, Engine, Handler, PipeEnd, PipeKind, StreamInfo, Token, Written,
 };
 use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -64,6 +65,30 @@ impl Clone for PipeRef {
             PipeRef::Read(transport) => PipeRef::Read(clone_attached(transport)),
             PipeRef::Write(transport) => PipeRef::Write(clone_attached(transport)),
         }
+    }
+}
+
+/// A pipe's transport that the engine does not keep alive.
+pub(crate) enum UnownedPipe {
+    Read(Unowned<ReadPipeTransport>),
+    Write(Unowned<WritePipeTransport>),
+}
+
+impl Handler for PipeRef {
+    type Unowned = UnownedPipe;
+
+    fn unowned(&self) -> Option<UnownedPipe> {
+        Some(match self {
+            PipeRef::Read(transport) => UnownedPipe::Read(Unowned::new(transport)?),
+            PipeRef::Write(transport) => UnownedPipe::Write(Unowned::new(transport)?),
+        })
+    }
+
+    fn upgrade(unowned: &UnownedPipe) -> Option<PipeRef> {
+        Some(match unowned {
+            UnownedPipe::Read(transport) => PipeRef::Read(transport.upgrade()?),
+            UnownedPipe::Write(transport) => PipeRef::Write(transport.upgrade()?),
+        })
     }
 }
 
@@ -243,6 +268,7 @@ impl Pipe {
     /// The transport goes away: an open one is told (ResourceWarning) and its pipe closed. `slf`
     /// is there where the collector found it, and not where the last reference went.
     pub(super) fn abandon(&self, slf: Option<&Bound<'_, PyAny>>) {
+        self.engine().remove_handler(self.token);
         if self.info().closed {
             return;
         }

@@ -16,9 +16,10 @@ use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::references::{at_dealloc, clone_attached};
+use crate::ffi::unowned::Unowned;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
-use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, StreamInfo, Token, Written};
+use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Handler, StreamInfo, Token, Written};
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -465,6 +466,7 @@ impl StreamTransport {
     /// The transport goes away: an open one is told (ResourceWarning) and closed. `slf` is there
     /// where the collector found it, and not where the last reference went.
     pub(super) fn abandon(&self, slf: Option<&Bound<'_, Self>>) {
+        self.engine().remove_handler(self.token);
         if self.info().closed {
             return;
         }
@@ -511,6 +513,19 @@ impl Clone for StreamRef {
     #[inline]
     fn clone(&self) -> StreamRef {
         StreamRef(clone_attached(&self.0))
+    }
+}
+
+impl Handler for StreamRef {
+    type Unowned = Unowned<StreamTransport>;
+
+    #[inline]
+    fn unowned(&self) -> Option<Unowned<StreamTransport>> {
+        Unowned::new(&self.0)
+    }
+
+    fn upgrade(unowned: &Unowned<StreamTransport>) -> Option<StreamRef> {
+        unowned.upgrade().map(StreamRef)
     }
 }
 

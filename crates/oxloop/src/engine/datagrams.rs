@@ -2,6 +2,7 @@
 //!
 //! Methods change the state under the lock and call the handler after it (invariant 8).
 
+use super::handler_slot::HandlerSlot;
 use super::streams::is_transient;
 use super::*;
 use crate::sys;
@@ -29,8 +30,8 @@ pub enum Destination<A> {
 /// A socket for datagrams.
 pub(super) struct Endpoint<F: Face> {
     pub(super) descriptor: Descriptor,
-    /// `None` once the endpoint is lost, or the loop closed.
-    pub(super) handler: Option<F::Datagrams>,
+    /// Empty once the endpoint is lost, or the loop closed.
+    pub(super) handler: HandlerSlot<F::Datagrams>,
     /// How many events in a row had one datagram each.
     alone: u8,
     state: ConnectionState,
@@ -108,6 +109,14 @@ impl<F: Face> Endpoint<F> {
         self.descriptor.borrow().is_none() || (self.state.is_lost() && self.kind.remote)
     }
 
+    /// Whether something can happen to the endpoint that its transport has not asked for.
+    fn is_active(&self) -> bool {
+        self.registered != Interest::NONE
+            || self.state.awaits_start()
+            || self.wanted() != Interest::NONE
+            || self.pending != Interest::NONE
+    }
+
     fn wanted(&self) -> Interest {
         Interest {
             read: self.state.wants_read(),
@@ -125,7 +134,7 @@ impl<F: Face> Engine<F> {
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Endpoint(Endpoint {
             descriptor,
-            handler: None,
+            handler: HandlerSlot::Empty,
             alone: 0,
             state: ConnectionState::default(),
             registered: Interest::NONE,
@@ -142,10 +151,17 @@ impl<F: Face> Engine<F> {
         token
     }
 
-    /// Names the endpoint's handler, which the engine keeps until the endpoint is lost.
+    /// Names the endpoint's handler, which is kept alive as a
+    /// [stream's](Self::set_handler) is.
     pub fn set_endpoint_handler(&self, token: Token, handler: F::Datagrams) {
-        let mut handler = Some(handler);
+        let mut handler = HandlerSlot::Owned(handler);
         self.with_endpoint(token, |endpoint| std::mem::swap(&mut endpoint.handler, &mut handler));
+        drop(handler);
+    }
+
+    /// The endpoint's transport is going away: it is no handler any more.
+    pub fn remove_endpoint_handler(&self, token: Token) {
+        let handler = self.with_endpoint(token, |endpoint| endpoint.handler.take());
         drop(handler);
     }
 
@@ -182,7 +198,7 @@ impl<F: Face> Engine<F> {
                 1 => {}
                 _ => endpoint.alone = 0,
             }
-            let Some(handler) = endpoint.handler.clone() else { return Ok(()) };
+            let Some(handler) = endpoint.handler.get() else { return Ok(()) };
             let Some(socket) = endpoint.descriptor.borrow() else { return Ok(()) };
             if !endpoint.state.wants_read() {
                 return Ok(());
@@ -262,7 +278,7 @@ impl<F: Face> Engine<F> {
             endpoint.draining = true;
             endpoint.queue.push(datagram);
             let pause = endpoint.flow.should_pause(endpoint.queue.size());
-            Ok((endpoint.handler.clone(), deferred, pause))
+            Ok((endpoint.handler.get(), deferred, pause))
         });
         // What could not be queued is dropped here, under no lock.
         let Some(Ok((handler, deferred, pause))) = queued else { return Ok(Sent::Lost) };
@@ -490,7 +506,7 @@ impl<F: Face> Engine<F> {
     pub fn endpoint_of(&self, descriptor: RawFd) -> Option<F::Datagrams> {
         let state = self.state.lock();
         match state.sources.get(state.token_of(descriptor)?)? {
-            Source::Endpoint(endpoint) => endpoint.handler.clone(),
+            Source::Endpoint(endpoint) => endpoint.handler.get(),
             _ => None,
         }
     }
@@ -499,7 +515,7 @@ impl<F: Face> Engine<F> {
     pub fn endpoints(&self) -> Vec<F::Datagrams> {
         let state = self.state.lock();
         let endpoints = state.sources.iter().filter_map(|(_, source)| match source {
-            Source::Endpoint(endpoint) => endpoint.handler.clone(),
+            Source::Endpoint(endpoint) => endpoint.handler.get(),
             _ => None,
         });
         endpoints.collect()
@@ -513,7 +529,7 @@ impl<F: Face> Engine<F> {
     }
 
     fn endpoint_handler(&self, token: Token) -> Option<F::Datagrams> {
-        self.with_endpoint(token, |endpoint| endpoint.handler.clone())?
+        self.with_endpoint(token, |endpoint| endpoint.handler.get())?
     }
 
     /// Tells the selector what the endpoint's state asks for now.
@@ -522,11 +538,14 @@ impl<F: Face> Engine<F> {
         let state = &mut *guard;
         let Some(Source::Endpoint(endpoint)) = state.sources.get_mut(token) else { return };
         let wanted = endpoint.wanted();
-        if wanted == endpoint.registered {
-            return;
+        if wanted != endpoint.registered {
+            // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
+            let registered = &mut endpoint.registered;
+            let watched = self.register(&endpoint.descriptor, token, registered, wanted);
+            state.watched = state.watched.saturating_add_signed(watched.unwrap_or(0));
         }
-        // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
-        let watched = self.register(&endpoint.descriptor, token, &mut endpoint.registered, wanted);
-        state.watched = state.watched.saturating_add_signed(watched.unwrap_or(0));
+        let idle = endpoint.handler.own(endpoint.is_active());
+        drop(guard);
+        drop(idle);
     }
 }

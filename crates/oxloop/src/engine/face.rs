@@ -57,6 +57,22 @@ pub trait Callback: Clone {
     fn unschedule(&self);
 }
 
+/// An object that hears of a source. A clone is the same object.
+///
+/// The engine calls these methods under its lock: they run no user code and allocate nothing for a
+/// collector.
+pub trait Handler: Clone {
+    /// A reference that does not keep the object alive.
+    type Unowned;
+
+    /// Such a reference; `None` if the engine has to keep the object alive for as long as the
+    /// source is open.
+    fn unowned(&self) -> Option<Self::Unowned>;
+
+    /// The handler again, unless its object is gone.
+    fn upgrade(unowned: &Self::Unowned) -> Option<Self>;
+}
+
 /// What went wrong on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -89,7 +105,7 @@ pub enum Received {
 ///
 /// `Err` leaves the loop at once; events not yet dispatched are kept for the next run. All other
 /// errors of user code are handled inside, as asyncio does (`_fatal_error`).
-pub trait StreamHandler<F: Face>: Clone {
+pub trait StreamHandler<F: Face>: Handler {
     /// Data arrived in the loop's own buffer.
     fn received(&self, cx: F::Context<'_>, data: &[u8]) -> Result<(), F::Leave>;
 
@@ -142,7 +158,7 @@ pub trait StreamHandler<F: Face>: Clone {
 /// A datagram endpoint's handler.
 ///
 /// `Err` leaves the loop at once; errors of user code are handled inside, and the endpoint goes on.
-pub trait DatagramHandler<F: Face>: Clone {
+pub trait DatagramHandler<F: Face>: Handler {
     /// A datagram arrived, from whom the system says; it may be empty.
     fn datagram_received(
         &self,

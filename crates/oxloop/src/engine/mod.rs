@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `face.rs` | what a face supplies |
 //! | `turn.rs` | one turn of the loop: prepare, wait, run |
+//! | `handler_slot.rs` | how long a handler is kept alive |
 //! | `streams.rs`, `writes.rs` | connections: read, flow control, close; write |
 //! | `pipes.rs` | what is different where a stream is a pipe |
 //! | `datagrams.rs` | datagram endpoints: receive, send, close |
@@ -17,6 +18,7 @@
 
 mod datagrams;
 mod face;
+mod handler_slot;
 mod listeners;
 mod pipes;
 mod registry;
@@ -32,7 +34,7 @@ pub use crate::transport::flow_control::{DEFAULT_HIGH, Limits};
 pub use crate::transport::gather::Data;
 pub use datagrams::{Destination, EndpointKind, Sending, Sent, SentOther};
 pub use face::{
-    Callback, DatagramHandler, Face, Failure, ListenerHandler, Received, StreamHandler,
+    Callback, DatagramHandler, Face, Failure, Handler, ListenerHandler, Received, StreamHandler,
 };
 pub use pipes::PipeEnd;
 pub use registry::Token;
@@ -155,9 +157,9 @@ impl<F: Face> Source<F> {
 pub enum Referent<'a, F: Face> {
     /// A queued, scheduled or watching callback.
     Callback(&'a F::Callback),
-    /// The handler of an open stream.
+    /// The handler of a stream to which something can happen.
     Stream(&'a F::Stream),
-    /// The handler of an open datagram endpoint.
+    /// Likewise, of a datagram endpoint.
     Endpoint(&'a F::Datagrams),
     /// The destination of a queued datagram.
     Address(&'a F::Address),
@@ -316,12 +318,12 @@ impl<F: Face> Engine<F> {
         for (_, source) in state.sources.iter() {
             match source {
                 Source::Stream(stream) => {
-                    if let Some(handler) = &stream.handler {
+                    if let Some(handler) = stream.handler.owned() {
                         see(Referent::Stream(handler))?;
                     }
                 }
                 Source::Endpoint(endpoint) => {
-                    if let Some(handler) = &endpoint.handler {
+                    if let Some(handler) = endpoint.handler.owned() {
                         see(Referent::Endpoint(handler))?;
                     }
                     for address in endpoint.addresses() {
@@ -359,7 +361,7 @@ impl<F: Face> Engine<F> {
         let mut all = Handlers { streams: Vec::new(), listeners: Vec::new(), watchers: Vec::new() };
         for (_, source) in self.state.lock().sources.iter() {
             match source {
-                Source::Stream(stream) => all.streams.extend(stream.handler.clone()),
+                Source::Stream(stream) => all.streams.extend(stream.handler.get()),
                 Source::Listener(listener) => all.listeners.push(listener.handler.clone()),
                 Source::Watcher(watcher) => all.watchers.extend(watcher.callbacks().cloned()),
                 Source::Endpoint(_) => {}
@@ -372,7 +374,7 @@ impl<F: Face> Engine<F> {
     pub fn stream_of(&self, descriptor: RawFd) -> Option<F::Stream> {
         let state = self.state.lock();
         match state.sources.get(state.token_of(descriptor)?)? {
-            Source::Stream(stream) => stream.handler.clone(),
+            Source::Stream(stream) => stream.handler.get(),
             _ => None,
         }
     }

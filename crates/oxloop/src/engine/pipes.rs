@@ -170,7 +170,7 @@ impl<F: Face> Engine<F> {
         // What was gathered tells the reason, as asyncio's write did at once.
         self.flush_stream(cx, token)?;
         let state = self.with_stream(token, |stream| {
-            let handler = stream.handler.clone().filter(|_| !stream.state.is_lost());
+            let handler = stream.handler.get().filter(|_| !stream.state.is_lost());
             handler.map(|handler| (handler, stream.buffered_bytes() > 0))
         });
         match state.flatten() {

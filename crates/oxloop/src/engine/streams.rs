@@ -3,6 +3,7 @@
 //! Methods change the state under the lock and call the handler after it (invariant 8). Writing is
 //! in `writes.rs`.
 
+use super::handler_slot::HandlerSlot;
 use super::pipes::Medium;
 use super::*;
 use crate::sys;
@@ -19,8 +20,8 @@ pub(super) struct Stream<F: Face> {
     pub(super) medium: Medium,
     /// A pipe which is made larger once it was full.
     pub(super) grows: bool,
-    /// `None` once the connection is lost, or the loop closed.
-    pub(super) handler: Option<F::Stream>,
+    /// Empty once the connection is lost, or the loop closed.
+    pub(super) handler: HandlerSlot<F::Stream>,
     pub(super) state: ConnectionState,
     pub(super) registered: Interest,
     pub(super) pending: Interest,
@@ -38,6 +39,26 @@ pub(super) struct Stream<F: Face> {
 impl<F: Face> Stream<F> {
     pub(super) fn buffered_bytes(&self) -> usize {
         self.buffer.as_ref().map_or(0, |buffer| buffer.len())
+    }
+
+    /// Whether something can happen to the stream that its transport has not asked for: an event,
+    /// the start of reading, the sending of what was written.
+    #[inline]
+    fn is_active(&self) -> bool {
+        self.registered != Interest::NONE
+            || self.gather.is_some()
+            || self.state.awaits_start()
+            || self.wanted() != Interest::NONE
+            || self.pending != Interest::NONE
+    }
+
+    /// Owns the handler while the stream is active. Drop the result without the lock: with its
+    /// last reference the transport goes.
+    #[inline]
+    #[must_use]
+    pub(super) fn settle(&mut self) -> Option<F::Stream> {
+        let active = self.is_active();
+        self.handler.own(active)
     }
 
     fn wanted(&self) -> Interest {
@@ -122,7 +143,7 @@ impl<F: Face> Engine<F> {
             descriptor,
             medium,
             grows: false,
-            handler: None,
+            handler: HandlerSlot::Empty,
             state: ConnectionState::default(),
             registered: Interest::NONE,
             pending: Interest::NONE,
@@ -139,10 +160,17 @@ impl<F: Face> Engine<F> {
         token
     }
 
-    /// Names the stream's handler, which the engine keeps until the connection is lost.
+    /// Names the stream's handler. The engine keeps it alive until reading has started, and from
+    /// then on while the stream reads, or has something to send or to tell.
     pub fn set_handler(&self, token: Token, handler: F::Stream) {
-        let mut handler = Some(handler);
+        let mut handler = HandlerSlot::Owned(handler);
         self.with_stream(token, |stream| std::mem::swap(&mut stream.handler, &mut handler));
+        drop(handler);
+    }
+
+    /// The stream's transport is going away: it is no handler any more.
+    pub fn remove_handler(&self, token: Token) {
+        let handler = self.with_stream(token, |stream| stream.handler.take());
         drop(handler);
     }
 
@@ -164,21 +192,14 @@ impl<F: Face> Engine<F> {
         let state = &mut *guard;
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
         stream.state.start_reading();
-        let handler = match self.try_update_stream(state, token) {
-            Ok(()) => return Ok(()),
-            Err(error) => self.stream_handler(state, token).zip(Some(error)),
-        };
+        let registered = self.register_stream(state, token);
+        let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
+        let (handler, idle) = (stream.handler.get(), stream.settle());
         drop(guard);
-        match handler {
-            Some((handler, error)) => handler.failed(cx, Failure::Watch, error),
-            None => Ok(()),
-        }
-    }
-
-    fn stream_handler(&self, state: &State<F>, token: Token) -> Option<F::Stream> {
-        match state.sources.get(token) {
-            Some(Source::Stream(stream)) => stream.handler.clone(),
-            _ => None,
+        drop(idle);
+        match (handler, registered) {
+            (Some(handler), Err(error)) => handler.failed(cx, Failure::Watch, error),
+            _ => Ok(()),
         }
     }
 
@@ -198,7 +219,7 @@ impl<F: Face> Engine<F> {
             drop(guard);
             return self.hung_up(cx, token);
         }
-        let Some(handler) = stream.handler.clone() else { return Ok(()) };
+        let Some(handler) = stream.handler.get() else { return Ok(()) };
         if stream.buffered || stream.read_hint >= DIRECT_READ {
             let hint = stream.read_hint as usize;
             drop(guard);
@@ -478,20 +499,26 @@ impl<F: Face> Engine<F> {
     }
 
     fn handler(&self, token: Token) -> Option<F::Stream> {
-        self.with_stream(token, |stream| stream.handler.clone())?
+        self.with_stream(token, |stream| stream.handler.get())?
     }
 
     pub(super) fn update(&self, token: Token) {
-        self.update_stream(&mut self.state.lock(), token);
+        let idle = self.update_stream(&mut self.state.lock(), token);
+        drop(idle);
     }
 
-    /// Tells the selector what the stream's state asks for now.
-    pub(super) fn update_stream(&self, state: &mut State<F>, token: Token) {
+    /// Tells the selector what the stream's state asks for now. Drop the result without the lock.
+    #[must_use]
+    pub(super) fn update_stream(&self, state: &mut State<F>, token: Token) -> Option<F::Stream> {
         // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
-        let _ = self.try_update_stream(state, token);
+        let _ = self.register_stream(state, token);
+        match state.sources.get_mut(token) {
+            Some(Source::Stream(stream)) => stream.settle(),
+            _ => None,
+        }
     }
 
-    fn try_update_stream(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
+    fn register_stream(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = stream.wanted();
         if wanted == stream.registered {

@@ -36,6 +36,8 @@ impl<F: Face> State<F> {
     fn gather_for(&mut self, token: Token) -> Option<&mut Gather<F::Bytes, Token>> {
         let Some(Source::Stream(stream)) = self.sources.get_mut(token) else { return None };
         let index = *stream.gather.get_or_insert_with(|| {
+            // What is gathered is sent, though its writer drops the transport. Nothing is disowned.
+            let _ = stream.handler.own(true);
             let mut gather = self.spare_gathers.pop().unwrap_or_default();
             gather.target = Some(token);
             self.gathers.push(gather);
@@ -92,7 +94,7 @@ impl<F: Face> Engine<F> {
                 Ok(count) => sent = count,
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
-                    let handler = stream.handler.clone();
+                    let handler = stream.handler.get();
                     drop(guard);
                     if let Some(handler) = handler {
                         handler.failed(cx, Failure::Write, error)?;
@@ -153,7 +155,7 @@ impl<F: Face> Engine<F> {
                     Err(error) if is_transient(&error) => {}
                     Err(error) => {
                         let dropped = stream.buffer.take();
-                        let handler = stream.handler.clone();
+                        let handler = stream.handler.get();
                         drop(guard);
                         drop(dropped);
                         if let Some(handler) = handler {
@@ -231,9 +233,10 @@ impl<F: Face> Engine<F> {
         }
         stream.make_room();
         let pause = stream.flow.should_pause(stream.buffered_bytes());
-        let handler = stream.handler.clone();
-        self.update_stream(state, token);
+        let handler = stream.handler.get();
+        let idle = self.update_stream(state, token);
         drop(guard);
+        drop(idle);
         if let Some(handler) = handler {
             if deferred {
                 handler.writing_deferred(cx, Failure::Write);
@@ -336,13 +339,16 @@ impl<F: Face> Engine<F> {
         let sent = match result {
             Ok(sent) if sent == gather.len() => {
                 gather.clear();
+                let idle = stream.settle();
+                drop(guard);
+                drop(idle);
                 return Ok(());
             }
             Ok(sent) => sent,
             Err(error) if is_transient(&error) => 0,
             Err(error) => {
                 gather.clear();
-                let handler = stream.handler.clone();
+                let handler = stream.handler.get();
                 drop(guard);
                 return match handler {
                     Some(handler) => handler.failed(cx, failure, error),
@@ -351,9 +357,10 @@ impl<F: Face> Engine<F> {
             }
         };
         gather.finish(sent, stream.buffer.get_or_insert_default());
-        let handler = stream.handler.clone();
-        self.update_stream(state, token);
+        let handler = stream.handler.get();
+        let idle = self.update_stream(state, token);
         drop(guard);
+        drop(idle);
         if let Some(handler) = handler {
             handler.writing_deferred(cx, failure);
         }
@@ -364,7 +371,7 @@ impl<F: Face> Engine<F> {
     pub(super) fn writable(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         let mut guard = self.state.lock();
         let Some(Source::Stream(stream)) = guard.sources.get_mut(token) else { return Ok(()) };
-        let Some(handler) = stream.handler.clone() else { return Ok(()) };
+        let Some(handler) = stream.handler.get() else { return Ok(()) };
         let Some(socket) = stream.descriptor.borrow().filter(|_| !stream.state.is_lost()) else {
             return Ok(());
         };
@@ -380,8 +387,9 @@ impl<F: Face> Engine<F> {
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => {
                 stream.buffer = None;
-                self.update_stream(&mut guard, token);
+                let idle = self.update_stream(&mut guard, token);
                 drop(guard);
+                drop(idle);
                 return handler.failed(cx, Failure::Drain, error);
             }
         }

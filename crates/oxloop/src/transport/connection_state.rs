@@ -95,6 +95,11 @@ impl ConnectionState {
         self.is_reading() && self.reading == Reading::Started
     }
 
+    /// Whether the start of reading is due still: `connection_made` comes before it.
+    pub fn awaits_start(self) -> bool {
+        self.phase == Phase::Open && self.reading == Reading::NotStarted
+    }
+
     /// Whether the writing end of a pipe is to be watched for its reader's going: from its start
     /// on, paused or not, as long as there is something to lose.
     pub fn awaits_hang_up(self) -> bool {

@@ -3,7 +3,9 @@
 use super::Payload;
 use super::flow_control::Limits;
 use crate::address::{Address, UnixAddress};
-use crate::engine::{DatagramHandler, Descriptor, EndpointKind, Failure, Sent, SentOther, Token};
+use crate::engine::{
+    DatagramHandler, Descriptor, EndpointKind, Failure, Handler, Sent, SentOther, Token,
+};
 use crate::error::Misuse;
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
@@ -306,6 +308,19 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         // Before the socket's owner closes it.
         self.core.engine.remove_endpoint(self.token);
+    }
+}
+
+/// The loop keeps a connection until it is lost, whoever has its transport.
+impl Handler for DatagramCell {
+    type Unowned = Infallible;
+
+    fn unowned(&self) -> Option<Infallible> {
+        None
+    }
+
+    fn upgrade(unowned: &Infallible) -> Option<DatagramCell> {
+        match *unowned {}
     }
 }
 

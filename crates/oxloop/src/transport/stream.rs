@@ -4,7 +4,7 @@
 use super::{Payload, Transport, over_tls};
 use crate::address::Address;
 use crate::engine::{
-    Descriptor, Failure, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
+    Descriptor, Failure, Handler, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
 };
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
@@ -250,6 +250,19 @@ impl Caller for Transport {
 
     fn describe(&self, context: ExceptionContext) -> ExceptionContext {
         context.transport(self)
+    }
+}
+
+/// The loop keeps a connection until it is lost, whoever has its transport.
+impl Handler for StreamCell {
+    type Unowned = Infallible;
+
+    fn unowned(&self) -> Option<Infallible> {
+        None
+    }
+
+    fn upgrade(unowned: &Infallible) -> Option<StreamCell> {
+        match *unowned {}
     }
 }
 
