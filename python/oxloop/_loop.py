@@ -55,6 +55,11 @@ class Loop(_Sections):
 
     def __init__(self) -> None:
         super().__init__()
+        try:
+            self._open_signal_channel()
+        except BaseException:
+            Loop.close(self)
+            raise
         self._find_clock()
         self.slow_callback_duration = 0.1
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]

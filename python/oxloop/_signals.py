@@ -1,7 +1,8 @@
 """Unix signals (asyncio's section of that name).
 
-Python's own handler writes the signal's number into a socket (`signal.set_wakeup_fd`); the loop
-reads it and calls the program's handler as any other callback. The sockets exist while there is a
+Python's own handler writes the signal's number into a pipe (`_signal_channel.py`); the loop reads
+it and calls the program's handler as any other callback. The pipe is made with the loop, as a
+program that has used up its descriptors needs its handlers too; it is watched while there is a
 handler.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ._base import logger
 from ._debug import _iscoroutinefunction
 from ._running import RunningMixin
+from ._signal_channel import SignalChannel
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -30,12 +31,16 @@ class SignalMixin(RunningMixin):
     """`add_signal_handler` and `remove_signal_handler`."""
 
     _signal_handlers: dict[int, asyncio.Handle]
-    # The end that is read and the end that signals are written to.
-    _wakeup_sockets: tuple[socket.socket, socket.socket] | None = None
+    # None once the loop is closed.
+    _signal_channel: SignalChannel | None = None
+    _watches_signals = False
 
     def __init__(self) -> None:
         super().__init__()
         self._signal_handlers = {}
+
+    def _open_signal_channel(self) -> None:
+        self._signal_channel = SignalChannel()
 
     def close(self) -> None:
         """Closes the loop; signals that it handled get Python's own handlers again."""
@@ -53,7 +58,9 @@ class SignalMixin(RunningMixin):
                 )
                 self._signal_handlers.clear()
         finally:
-            self._close_wakeup_sockets()
+            channel, self._signal_channel = self._signal_channel, None
+            if channel is not None:
+                channel.close()
 
     def add_signal_handler(
         self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]
@@ -67,22 +74,32 @@ class SignalMixin(RunningMixin):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()
+        channel = self._signal_channel
+        if channel is None or channel.forked:
+            raise RuntimeError(
+                "the event loop was made by the parent process: after fork, make a new one"
+            )
         try:
             # ValueError outside the main thread: before anything is changed.
-            signal.set_wakeup_fd(self._open_wakeup_sockets().fileno())
+            channel.activate()
         except (ValueError, OSError) as error:
-            if not self._signal_handlers:
-                self._close_wakeup_sockets()
+            raise RuntimeError(str(error)) from error
+        try:
+            if not self._watches_signals:
+                self._add_reader(channel.fileno(), self._read_signals)
+                self._watches_signals = True
+        except OSError as error:
+            self._stop_watching_if_unused()
             raise RuntimeError(str(error)) from error
 
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
         try:
-            # Whatever the handler does: only with one does Python write to the socket.
-            signal.signal(sig, _do_nothing)
+            # Python writes to the channel only if it has a handler of its own.
+            signal.signal(sig, channel.note)
             signal.siginterrupt(sig, False)
         except OSError as error:
             del self._signal_handlers[sig]
-            self._unset_wakeup_fd_if_unused()
+            self._stop_watching_if_unused()
             if error.errno == errno.EINVAL:
                 raise RuntimeError(f"sig {sig} cannot be caught") from error
             raise
@@ -103,7 +120,7 @@ class SignalMixin(RunningMixin):
             if error.errno == errno.EINVAL:
                 raise RuntimeError(f"sig {sig} cannot be caught") from error
             raise
-        self._unset_wakeup_fd_if_unused()
+        self._stop_watching_if_unused()
         return True
 
     def _check_signal(self, sig: int) -> None:
@@ -112,50 +129,36 @@ class SignalMixin(RunningMixin):
         if sig not in signal.valid_signals():
             raise ValueError(f"invalid signal number {sig}")
 
-    def _open_wakeup_sockets(self) -> socket.socket:
-        if self._wakeup_sockets is None:
-            reader, writer = socket.socketpair()
-            reader.setblocking(False)
-            writer.setblocking(False)
-            self._wakeup_sockets = reader, writer
-            self._add_reader(reader.fileno(), self._read_signals)
-        return self._wakeup_sockets[1]
-
-    def _unset_wakeup_fd_if_unused(self) -> None:
-        if self._signal_handlers:
+    def _stop_watching_if_unused(self) -> None:
+        channel = self._signal_channel
+        if self._signal_handlers or channel is None or channel.forked:
             return
         try:
             other = signal.set_wakeup_fd(-1)
-            if other != -1 and not self._is_wakeup_fd(other):
+            if other != -1 and not channel.is_at(other):
                 # Another loop's, or the program's.
                 signal.set_wakeup_fd(other)
         except (ValueError, OSError) as error:
             logger.info("set_wakeup_fd(-1) failed: %s", error)
-        self._close_wakeup_sockets()
-
-    def _is_wakeup_fd(self, fd: int) -> bool:
-        return self._wakeup_sockets is not None and self._wakeup_sockets[1].fileno() == fd
-
-    def _close_wakeup_sockets(self) -> None:
-        if self._wakeup_sockets is None:
-            return
-        reader, writer = self._wakeup_sockets
-        self._wakeup_sockets = None
-        self._remove_reader(reader.fileno())
-        reader.close()
-        writer.close()
+        # What came before is read first: a handler that is added again hears it, as in asyncio.
+        channel.wake()
 
     def _read_signals(self) -> None:
-        if self._wakeup_sockets is None:
+        channel = self._signal_channel
+        if channel is None:
             return
-        arrived = b""
         try:
-            while data := self._wakeup_sockets[0].recv(4096):
-                arrived += data
-        except (BlockingIOError, InterruptedError):
-            pass
-        for sig in arrived:
-            self._handle_signal(sig)
+            numbers = channel.read()
+            while numbers:
+                self._handle_signal(numbers[0])
+                numbers.popleft()
+        except BaseException:
+            # A handler in Python has raised, as for Ctrl-C. The rest is for the next run.
+            channel.wake()
+            raise
+        if not self._signal_handlers and self._watches_signals:
+            self._watches_signals = False
+            self._remove_reader(channel.fileno())
 
     def _handle_signal(self, sig: int) -> None:
         handle: Any = self._signal_handlers.get(sig)
@@ -166,7 +169,3 @@ class SignalMixin(RunningMixin):
             self.remove_signal_handler(sig)
         else:
             self.call_soon(handle._callback, *handle._args, context=handle._context)
-
-
-def _do_nothing(signum: int, frame: Any) -> None:
-    pass
