@@ -28,6 +28,7 @@ impl Face for PyFace {
     type Listener = ListenerRef;
     type Leave = PyErr;
     const DATAGRAM_HEADER: usize = if cfg!(Py_3_13) { 8 } else { 0 };
+    const POSTS_PER_TURN: usize = usize::MAX;
 
     #[inline]
     fn run(event_loop: &Bound<'_, BaseLoop>, callback: PyHandle) -> PyResult<()> {

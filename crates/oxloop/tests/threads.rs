@@ -6,8 +6,8 @@ mod util;
 
 use oxloop::{EventLoop, Handle, ProtocolHandle, Server, Task, TimerHandle, Transport};
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -312,4 +312,103 @@ fn futures_are_polled_by_anybody() {
         server.wait_closed().await;
         assert_eq!(event_loop.create_task(async { 5 }).await.unwrap(), 5);
     });
+}
+
+/// Threads that post without an end, until this is dropped.
+struct Flood(Arc<AtomicBool>, Vec<thread::JoinHandle<()>>);
+
+impl Flood {
+    /// Each thread calls `post` again and again.
+    fn new(threads: usize, post: impl Fn() + Clone + Send + 'static) -> Flood {
+        let over = Arc::new(AtomicBool::new(false));
+        let flooding = (0..threads).map(|_| {
+            let (over, post) = (over.clone(), post.clone());
+            thread::spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    post();
+                }
+            })
+        });
+        let threads = flooding.collect();
+        Flood(over, threads)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// What a turn runs of a flood is bounded, so timers, I/O and the loop's own callbacks go on.
+#[test]
+fn a_flood_of_callbacks_starves_nothing() {
+    let event_loop = new_loop();
+    let (ran, poster) = (Arc::new(AtomicUsize::new(0)), event_loop.clone());
+    let mut pair = run(&event_loop, Pair::open(&event_loop));
+    let count = ran.clone();
+    let flood = Flood::new(2, move || {
+        let count = count.clone();
+        poster.call_soon(move || _ = count.fetch_add(1, Ordering::SeqCst));
+    });
+    let most = run(&event_loop, async {
+        until(&event_loop, || ran.load(Ordering::SeqCst) > 1000).await;
+        let mut most = 0;
+        for _ in 0..50 {
+            let before = ran.load(Ordering::SeqCst);
+            event_loop.sleep(Duration::ZERO).await;
+            most = most.max(ran.load(Ordering::SeqCst) - before);
+            event_loop.sleep(Duration::from_millis(1)).await;
+        }
+        std::io::Write::write_all(&mut pair.peer, b"data").unwrap();
+        pair.saw(&event_loop, "data").await;
+        most
+    });
+    assert!(most <= 2 * 256, "{most} callbacks of other threads in a turn or two");
+    drop(flood);
+}
+
+/// A flood's callbacks all run, each thread's in the order of its calls, and so does what is asked
+/// for behind them.
+#[test]
+fn a_flood_keeps_the_order_of_each_thread() {
+    const EACH: usize = 20_000;
+    let running = Running::new();
+    let seen: Arc<Mutex<Vec<Vec<usize>>>> = Arc::new(Mutex::new(vec![Vec::new(); 3]));
+    let posters = (0..3).map(|thread| {
+        let (event_loop, seen) = (running.0.clone(), seen.clone());
+        thread::spawn(move || {
+            for number in 0..EACH {
+                let seen = seen.clone();
+                event_loop.call_soon(move || seen.lock().unwrap()[thread].push(number));
+            }
+            let (told, last) = mpsc::channel();
+            event_loop.call_soon(move || told.send(seen.lock().unwrap()[thread].len()).unwrap());
+            assert_eq!(last.recv_timeout(HANG), Ok(EACH));
+        })
+    });
+    let posters: Vec<_> = posters.collect();
+    posters.into_iter().for_each(|poster| poster.join().unwrap());
+    assert!(seen.lock().unwrap().iter().all(|numbers| numbers.iter().copied().eq(0..EACH)));
+}
+
+/// Before a run everybody acts as the loop's thread: however much that is, its order is that of
+/// the calls, and what the first callbacks queue comes behind it.
+#[test]
+fn what_is_queued_before_a_run_comes_first() {
+    let (event_loop, log) = (new_loop(), Log::default());
+    let (inner, first) = (event_loop.clone(), log.clone());
+    event_loop.call_soon(move || {
+        let later = first.clone();
+        inner.call_soon(move || later.add("from inside"));
+        first.add("first");
+    });
+    for _ in 0..5000 {
+        event_loop.call_soon(|| {});
+    }
+    let (elsewhere, last) = (event_loop.clone(), log.clone());
+    thread::spawn(move || _ = elsewhere.call_soon(move || last.add("last"))).join().unwrap();
+    run(&event_loop, turns(&event_loop, 2));
+    assert_eq!(log.lines(), ["first", "last", "from inside"]);
 }

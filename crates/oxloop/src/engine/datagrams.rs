@@ -187,8 +187,14 @@ impl<F: Face> Engine<F> {
         let mut batch = BATCH;
         for count in 0..=BATCH {
             let mut guard = self.state.lock();
-            if count == batch || count > 0 && (guard.ready.len() > left || guard.stopping) {
+            if count == batch {
                 return Ok(());
+            }
+            if count > 0 {
+                self.take_posts(&mut guard);
+                if guard.ready.len() > left || guard.stopping {
+                    return Ok(());
+                }
             }
             let Some(Source::Endpoint(endpoint)) = guard.sources.get_mut(token) else {
                 return Ok(());

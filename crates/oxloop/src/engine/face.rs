@@ -32,6 +32,10 @@ pub trait Face: Sized + 'static {
     type Leave;
     /// What a queued datagram counts for beside its own bytes.
     const DATAGRAM_HEADER: usize;
+    /// How many callbacks that other threads queue a turn takes at most; `usize::MAX` is no bound,
+    /// which is asyncio's rule. Without one a flood of them keeps timers and I/O waiting: each turn
+    /// runs what came during the one before, and so takes longer than that.
+    const POSTS_PER_TURN: usize;
 
     /// Runs a callback, unless it was cancelled. Ordinary exceptions are the face's to report.
     fn run(cx: Self::Context<'_>, callback: Self::Callback) -> Result<(), Self::Leave>;

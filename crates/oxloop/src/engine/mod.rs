@@ -14,6 +14,7 @@
 //! | `datagrams.rs` | datagram endpoints: receive, send, close |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
+//! | `posts.rs` | what other threads queue |
 //! | `timers.rs`, `registry.rs`, `wakeup.rs` | the parts |
 
 mod datagrams;
@@ -21,6 +22,7 @@ mod face;
 mod handler_slot;
 mod listeners;
 mod pipes;
+mod posts;
 mod registry;
 mod streams;
 mod timers;
@@ -48,6 +50,7 @@ use crate::transport::gather::Gather;
 use datagrams::Endpoint;
 use listeners::Listener;
 use lock_api::Mutex;
+use posts::Posts;
 use registry::Registry;
 use rustix::net::SocketAddrAny;
 use std::collections::VecDeque;
@@ -68,6 +71,8 @@ const WAKER: u64 = 0;
 /// own thread; while it does not run, whoever calls acts as that thread.
 pub struct Engine<F: Face> {
     state: Mutex<F::Lock, State<F>>,
+    /// Empty where the face does not bound what other threads queue.
+    posts: Posts<F::Callback>,
     wakeup: Wakeup,
     /// `None` once the loop is closed. A run holds on to its own reference.
     selector: parking_lot::Mutex<Option<Arc<Selector>>>,
@@ -79,6 +84,9 @@ pub struct Engine<F: Face> {
 /// What the engine's lock protects.
 struct State<F: Face> {
     ready: VecDeque<Ready<F>>,
+    /// How many posts may still join the ready queue before the next turn. Between two runs there
+    /// is no bound: a run begins with what was queued before it.
+    post_room: usize,
     timers: Timers<Timer<F>>,
     sources: Registry<Source<F>>,
     /// Which source has a descriptor, by the descriptor's number.
@@ -177,6 +185,7 @@ impl<F: Face> Engine<F> {
         wakeup.watch(|waker| selector.add_waker(waker, WAKER))?;
         Ok(Engine {
             state: Mutex::new(State::default()),
+            posts: Posts::default(),
             wakeup,
             selector: parking_lot::Mutex::new(Some(Arc::new(selector))),
             closed: AtomicBool::new(false),
@@ -197,12 +206,15 @@ impl<F: Face> Engine<F> {
     /// Queues a callback behind all that is queued already.
     #[inline]
     pub fn call_soon(&self, callback: F::Callback) {
-        self.state.lock().ready.push_back(Ready::Callback(callback));
+        let mut state = self.state.lock();
+        self.take_posts(&mut state);
+        state.ready.push_back(Ready::Callback(callback));
     }
 
-    /// Queues a callback from any thread, and wakes the loop.
+    /// Queues a callback from any thread, and wakes the loop. In a flood it waits for a later turn
+    /// ([`Face::POSTS_PER_TURN`]).
     pub fn call_soon_threadsafe(&self, callback: F::Callback) {
-        self.call_soon(callback);
+        self.post(callback);
         self.wake();
     }
 
@@ -257,6 +269,7 @@ impl<F: Face> Engine<F> {
             state.sources = std::mem::take(&mut old.sources);
             old
         };
+        let posts = self.posts.clear();
         let selector = self.selector.lock().take();
         let mut dropped = Vec::new();
         let tokens: Vec<Token> = self.state.lock().sources.iter().map(|(token, _)| token).collect();
@@ -292,6 +305,7 @@ impl<F: Face> Engine<F> {
         }
         // User code may run from here on: no lock is held.
         drop(old);
+        drop(posts);
         drop(dropped);
         // A thread of the parent may have held the waker's lock when it forked.
         if !self.is_forked() {
@@ -309,6 +323,10 @@ impl<F: Face> Engine<F> {
                 Ready::Accepted(accepted) => see(Referent::Listener(&accepted.0))?,
                 Ready::Io(_) | Ready::StartReading(_) => {}
             }
+        }
+        let Some(posts) = self.posts.queue.try_lock() else { return Ok(()) };
+        for callback in posts.iter() {
+            see(Referent::Callback(callback))?;
         }
         for timer in state.timers.iter() {
             if let Timer::Callback(callback) = timer {
@@ -344,6 +362,7 @@ impl<F: Face> Engine<F> {
     /// Calls `f` with every queued and scheduled callback, under the lock: `f` runs no user code.
     pub fn each_queued(&self, mut f: impl FnMut(&F::Callback)) {
         let state = self.state.lock();
+        self.posts.queue.lock().iter().for_each(&mut f);
         for ready in &state.ready {
             if let Ready::Callback(callback) = ready {
                 f(callback);
@@ -426,6 +445,7 @@ impl<F: Face> Default for State<F> {
     fn default() -> State<F> {
         State {
             ready: VecDeque::new(),
+            post_room: usize::MAX,
             timers: Timers::default(),
             sources: Registry::default(),
             by_descriptor: Vec::new(),

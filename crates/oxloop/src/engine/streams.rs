@@ -184,7 +184,9 @@ impl<F: Face> Engine<F> {
 
     /// Starts reading behind what is queued now: after `connection_made`.
     pub fn start_reading_soon(&self, token: Token) {
-        self.state.lock().ready.push_back(Ready::StartReading(token));
+        let mut state = self.state.lock();
+        self.take_posts(&mut state);
+        state.ready.push_back(Ready::StartReading(token));
     }
 
     pub(super) fn start_reading(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {

@@ -70,6 +70,7 @@ impl<F: Face> Engine<F> {
             let mut state = self.state.lock();
             state.stopping = false;
             state.dispatching = false;
+            state.post_room = usize::MAX;
             state.workspace = Some(work);
         }
         let flushed = self.flush(cx);
@@ -102,7 +103,7 @@ impl<F: Face> Engine<F> {
             dropped.clear();
             state = self.state.lock();
         };
-        let poll = !state.ready.is_empty() || state.stopping;
+        let poll = self.has_work(&state);
         drop(state);
         Ok(match due {
             _ if poll => Wait::Poll,
@@ -112,6 +113,11 @@ impl<F: Face> Engine<F> {
             }
             None => Wait::Event,
         })
+    }
+
+    /// Whether a turn has something to do without an event.
+    fn has_work(&self, state: &State<F>) -> bool {
+        !state.ready.is_empty() || state.stopping || self.posted() > 0
     }
 
     /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
@@ -151,8 +157,7 @@ impl<F: Face> Engine<F> {
         self.wakeup.fall_asleep();
         let timeout = {
             // What other threads did since the turn was prepared.
-            let state = self.state.lock();
-            let called = !state.ready.is_empty() || state.stopping;
+            let called = self.has_work(&self.state.lock());
             if called { Some(Duration::ZERO) } else { timeout }
         };
         let result = F::blocking(cx, || selector.wait(events, timeout));
@@ -173,6 +178,8 @@ impl<F: Face> Engine<F> {
         let clock = F::clock(cx);
         let mut state = self.state.lock();
         let state = &mut *state;
+        self.take_posts(state);
+        state.post_room = F::POSTS_PER_TURN;
         for (bits, found) in work.events.iter() {
             if bits == WAKER {
                 continue;
