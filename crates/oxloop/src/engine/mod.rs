@@ -64,7 +64,7 @@ use turn::Workspace;
 use wakeup::Wakeup;
 use watchers::Watcher;
 
-/// The waker's token; no source has it, as tenancies start at 1.
+/// The waker's token; no source has it, as no tenancy is 0.
 const WAKER: u64 = 0;
 
 /// An event loop, seen from inside. All methods but those that say otherwise are for the loop's

@@ -181,10 +181,8 @@ impl<F: Face> Engine<F> {
         self.take_posts(state);
         state.post_room = F::POSTS_PER_TURN;
         for (bits, found) in work.events.iter() {
-            if bits == WAKER {
-                continue;
-            }
-            let token = Token::from_bits(bits);
+            // The waker's are no source's.
+            let Some(token) = Token::from_bits(bits) else { continue };
             let Some(source) = state.sources.get_mut(token) else { continue };
             let asked = source.registered();
             if asked.once {
