@@ -5,11 +5,15 @@
 mod util;
 
 use oxloop::{Error, EventLoop, Misuse, get_running_loop};
+use std::future::{poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::task::{Poll, Waker};
+use std::thread;
 use std::time::Duration;
 use util::*;
 
@@ -110,6 +114,81 @@ fn the_end_of_one_run_does_not_stop_the_next() {
     run(&event_loop, turns(&event_loop, 5));
 }
 
+/// Whichever future is done first; both stay the caller's.
+async fn first<A: Future + Unpin, B: Future + Unpin>(a: &mut A, b: &mut B) {
+    poll_fn(|cx| match (Pin::new(&mut *a).poll(cx), Pin::new(&mut *b).poll(cx)) {
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+}
+
+/// Runs that leave something behind which wakes their future when it is dropped.
+type Leftover = (&'static str, fn(&EventLoop) -> Box<dyn Send>);
+const LEFTOVERS: [Leftover; 5] = [
+    ("a run that was stopped", |event_loop| {
+        let stopper = event_loop.clone();
+        event_loop.call_soon(move || stopper.stop());
+        let sleeping = event_loop.sleep(Duration::from_secs(999));
+        assert_eq!(misuse(event_loop.run_until_complete(sleeping)), Misuse::LoopStopped);
+        Box::new(())
+    }),
+    ("a sleep that lost at once", |event_loop| {
+        let mut sleep = event_loop.sleep(Duration::from_secs(999));
+        run(event_loop, first(&mut sleep, &mut ready(())));
+        Box::new(sleep)
+    }),
+    ("a sleep that lost later", |event_loop| {
+        let mut sleep = event_loop.sleep(Duration::from_secs(999));
+        run(event_loop, first(&mut sleep, &mut event_loop.run_in_executor(|| ())));
+        Box::new(sleep)
+    }),
+    ("a promise", |event_loop| {
+        let (promise, mut waiter) = event_loop.create_future::<()>();
+        run(event_loop, first(&mut waiter, &mut event_loop.run_in_executor(|| ())));
+        Box::new((promise, waiter))
+    }),
+    ("a waker itself", |event_loop| {
+        struct Wakes(Waker);
+        impl Drop for Wakes {
+            fn drop(&mut self) {
+                self.0.wake_by_ref();
+            }
+        }
+        Box::new(run(event_loop, poll_fn(|cx| Poll::Ready(Wakes(cx.waker().clone())))))
+    }),
+];
+
+/// A waker that is late, of a run that has ended, does nothing to the runs that follow.
+#[test]
+fn late_wakers_do_nothing() {
+    for (name, leave) in LEFTOVERS {
+        type Late = fn(&EventLoop, Box<dyn Send>);
+        let lates: [Late; 4] = [
+            |_, left| drop(left),
+            |_, left| thread::spawn(move || drop(left)).join().unwrap(),
+            |event_loop, left| drop(event_loop.call_soon(move || drop(left))),
+            |event_loop, left| drop(event_loop.call_later(Duration::ZERO, move || drop(left))),
+        ];
+        for late in lates {
+            let event_loop = new_loop();
+            let left = leave(&event_loop);
+            late(&event_loop, left);
+            let stopper = event_loop.clone();
+            let limit = event_loop.call_later(HANG, move || stopper.stop());
+            for _ in 0..3 {
+                let slow = async {
+                    event_loop.sleep(Duration::from_millis(1)).await;
+                    7
+                };
+                assert_eq!(event_loop.run_until_complete(ready(7)).unwrap(), 7, "{name}");
+                assert_eq!(event_loop.run_until_complete(slow).unwrap(), 7, "{name}");
+            }
+            limit.cancel();
+        }
+    }
+}
+
 #[test]
 fn a_loop_runs_once_at_a_time() {
     let event_loop = new_loop();
@@ -123,7 +202,7 @@ fn a_loop_runs_once_at_a_time() {
         assert_eq!(misuse(other.run_until_complete(async {})), Misuse::AnotherLoopRunning);
         assert!(!other.is_running(), "a refused run leaves it as it was");
         let elsewhere = event_loop.clone();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let result = scope.spawn(|| misuse(elsewhere.run_forever())).join().unwrap();
             assert_eq!(result, Misuse::LoopRunning);
             let result = scope.spawn(|| elsewhere.close()).join().unwrap();
@@ -137,7 +216,7 @@ fn a_loop_runs_once_at_a_time() {
 fn one_thread_after_the_other_may_run_it() {
     let event_loop = new_loop();
     for _ in 0..3 {
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| run(&event_loop, turns(&event_loop, 3)));
         });
     }
@@ -160,7 +239,7 @@ fn the_running_loop_is_known() {
     assert_eq!(get_running_loop().unwrap_err(), Misuse::NoRunningLoop);
     run(&event_loop, async {
         assert_eq!(get_running_loop().unwrap(), event_loop);
-        let elsewhere = std::thread::spawn(get_running_loop).join().unwrap();
+        let elsewhere = thread::spawn(get_running_loop).join().unwrap();
         assert_eq!(elsewhere.unwrap_err(), Misuse::NoRunningLoop);
     });
     assert!(get_running_loop().is_err());
@@ -182,7 +261,7 @@ fn a_panic_of_the_future_is_the_callers() {
 fn a_future_is_woken_from_another_thread() {
     let event_loop = new_loop();
     let (promise, waiter) = event_loop.create_future();
-    let thread = std::thread::spawn(move || promise.set_result("from afar"));
+    let thread = thread::spawn(move || promise.set_result("from afar"));
     assert_eq!(run(&event_loop, waiter).unwrap(), "from afar");
     assert!(thread.join().unwrap());
 }

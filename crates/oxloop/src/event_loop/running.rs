@@ -35,7 +35,11 @@ impl<F: Future> MainFuture for Main<'_, F> {
     }
 
     fn poll(&self, core: &Arc<Core>, run: u64) {
-        let Some(mut future) = self.future.take().filter(|_| run == self.run) else { return };
+        // A late waker of an earlier run leaves the future where it is.
+        if run != self.run {
+            return;
+        }
+        let Some(mut future) = self.future.take() else { return };
         self.waker.woken.store(false, Ordering::Release);
         let waker = Waker::from(self.waker.clone());
         let poll = {
