@@ -169,9 +169,12 @@ class SubprocessMixin(PipeMixin, ChildMixin):
         exited = self.create_future()
 
         def report(returncode: int) -> None:
-            transport._process_exited(returncode)
-            if not exited.done():
-                exited.set_result(None)
+            try:
+                # Raises for a protocol without `process_exited`.
+                transport._process_exited(returncode)
+            finally:
+                if not exited.done():
+                    exited.set_result(None)
 
         try:
             self._watch_child(transport.get_pid(), report)
