@@ -23,6 +23,7 @@ PURE = {
     "datagram_queue.rs",
     "flow_control.rs",
     "gather.rs",
+    "memory.rs",
     "registry.rs",
     "state.rs",
     "timers.rs",
@@ -31,7 +32,7 @@ PURE = {
 
 UNSAFE = re.compile(r"\bunsafe\s*(\{|\(|fn\b|impl\b|extern\b|trait\b)")
 IMPURE = re.compile(
-    r"\bsys::|\bstd::(env|fs|net|os|process|thread)\b|\b(Instant|SystemTime)\b"
+    r"\bsys::(?!failing\b)|\bstd::(env|fs|net|os|process|thread)\b|\b(Instant|SystemTime)\b"
     r"|\b(libc|rustix|socket2|signal_hook|pyo3)::|\bio::.*\b(Read|Write)\b"
 )
 PYCLASS = re.compile(r"^#\[pyclass(?:\((.*?)\))?\]$", re.DOTALL | re.MULTILINE)

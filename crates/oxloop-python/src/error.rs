@@ -4,16 +4,26 @@ use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::imports::{imports, logger};
 use pyo3::exceptions::{
-    PyBaseException, PyKeyboardInterrupt, PyOSError, PyResourceWarning, PySystemExit,
+    PyBaseException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyResourceWarning, PySystemExit,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::collections::TryReserveError;
 use std::io;
 
+/// MemoryError, for what the engine has no memory for.
+pub(crate) fn memory_error(_: TryReserveError) -> PyErr {
+    PyMemoryError::new_err(())
+}
+
 /// OSError with errno and the system's text; Python picks the subclass (ConnectionResetError...).
+/// MemoryError where the memory is missing on our side.
 pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
+        if error.kind() == io::ErrorKind::OutOfMemory {
+            return PyMemoryError::new_err(());
+        }
         return PyOSError::new_err(error.to_string());
     };
     let text = imports(py).and_then(|functions| functions.strerror.call1(py, (errno,)));

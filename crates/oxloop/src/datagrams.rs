@@ -258,7 +258,7 @@ impl EventLoop {
                 promise.set_result(Unclaimed::new(transport, DatagramTransport::close));
             });
         });
-        let transport = waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()?;
+        let transport = waiter.await.map_err(|_| self.core().refused())?.claim()?;
         Ok((transport, protocol))
     }
 

@@ -137,7 +137,7 @@ impl EventLoop {
                 made.set_result(Err(error));
             }
         });
-        let transport = waiter.await.map_err(|_| Misuse::LoopClosed)??.claim()?;
+        let transport = waiter.await.map_err(|_| self.core().refused())??.claim()?;
         Ok((transport, protocol))
     }
 }

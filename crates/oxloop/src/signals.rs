@@ -71,7 +71,7 @@ impl EventLoop {
             let mut buffer = [0; 64];
             while let Ok(count @ 1..) = (&*source).read(&mut buffer) {
                 // As many calls as there were signals, in the next turn.
-                (0..count).for_each(|_| core.call_soon(call.clone()));
+                (0..count).for_each(|_| _ = core.call_soon(call.clone()));
             }
         });
         let watched =

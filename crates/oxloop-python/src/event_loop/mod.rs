@@ -114,6 +114,17 @@ impl BaseLoop {
     }
 }
 
+/// `_run` is going on; ends however that ends.
+struct Running<'a>(&'a BaseLoop);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(IDLE, true);
+        // From here on the loop may become garbage: the collector has to see what is queued.
+        self.0.engine.each_queued(|handle| handle.0.track());
+    }
+}
+
 /// The table of contents; the bodies are in a file for each section.
 #[pymethods]
 impl BaseLoop {
@@ -159,10 +170,9 @@ impl BaseLoop {
         base.check_closed()?;
         base.check_process()?;
         base.set(IDLE, false);
+        let running = Running(base);
         let result = base.engine.run(slf);
-        base.set(IDLE, true);
-        // From here on the loop may become garbage: the collector has to see what is queued.
-        base.engine.each_queued(|handle| handle.0.track());
+        drop(running);
         result.and_then(|()| base.check_process())
     }
 
@@ -183,7 +193,7 @@ impl BaseLoop {
     /// Lets go of all that is queued, scheduled, watched and listening.
     fn _close(&self) {
         self.set(CLOSED, true);
-        self.engine.close();
+        self.engine.close(drop);
     }
 
     #[getter]

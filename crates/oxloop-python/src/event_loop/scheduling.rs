@@ -1,6 +1,7 @@
 //! *Scheduling callbacks*, *Scheduling delayed callbacks*, `create_future`.
 
 use super::BaseLoop;
+use crate::error::memory_error;
 use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
 use crate::ffi::template::{self, Captured};
@@ -29,7 +30,7 @@ pub(crate) fn call_soon(
     }
     let handle = new_handle(slf, callback, args, capture(slf.py(), context)?)?;
     let object = handle.object(slf.py()).unbind();
-    base.engine.call_soon(PyHandle(handle));
+    base.engine.call_soon(PyHandle(handle)).map_err(memory_error)?;
     Ok(object)
 }
 
@@ -50,7 +51,7 @@ pub(crate) fn call_soon_threadsafe(
     let handle = RawHandle::thread_safe(slf.as_any(), callback, args, context)?;
     introduce(slf, &handle)?;
     let object = handle.object(slf.py()).unbind();
-    base.engine.call_soon_threadsafe(PyHandle(handle));
+    base.engine.call_soon_threadsafe(PyHandle(handle)).map_err(memory_error)?;
     Ok(object)
 }
 
@@ -112,7 +113,7 @@ fn schedule(
     let handle = RawHandle::timer(slf.as_any(), when, callback, args, context)?;
     introduce(slf, &handle)?;
     let object = handle.object(slf.py()).unbind();
-    base.engine.call_at(seconds, PyHandle(handle));
+    base.engine.call_at(seconds, PyHandle(handle)).map_err(memory_error)?;
     Ok(object)
 }
 
@@ -159,8 +160,7 @@ pub(crate) fn queue(
 ) -> PyResult<()> {
     slf.get().check_closed()?;
     let handle = new_handle(slf, callback, args, Captured::Own(context))?;
-    slf.get().engine.call_soon(PyHandle(handle));
-    Ok(())
+    slf.get().engine.call_soon(PyHandle(handle)).map_err(memory_error)
 }
 
 /// The stack of Python frames, the caller's last (asyncio's `extract_stack`).

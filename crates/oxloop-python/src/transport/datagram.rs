@@ -6,7 +6,7 @@ use super::common::{
 };
 use super::extra_info::{self, transport_socket};
 use super::peers::{self, Peers};
-use crate::error::{leaves_loop, os_error, warn_unclosed};
+use crate::error::{leaves_loop, memory_error, os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::event_loop::sockets::plain;
@@ -23,7 +23,7 @@ use oxloop::engine::{
     StreamInfo, Token,
 };
 use pyo3::exceptions::{
-    PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError,
+    PyBlockingIOError, PyInterruptedError, PyMemoryError, PyOSError, PyTypeError, PyValueError,
 };
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -104,7 +104,7 @@ pub(crate) fn open(
     let connection_made = protocol.getattr(intern!(py, "connection_made"))?;
     let context = context::copy_current(py)?;
     let kind = EndpointKind { remote, other: family == Family::Other };
-    let token = engine.add_endpoint(Descriptor::Lent(descriptor), kind);
+    let token = engine.add_endpoint(Descriptor::Lent(descriptor), kind).map_err(memory_error)?;
     let parts = Parts {
         protocol: Some(protocol.unbind()),
         read_context: Some(context::copy(context.bind(py))?),
@@ -126,12 +126,20 @@ pub(crate) fn open(
     extra_info::hold(&sock)?;
     transport.setattr(intern!(py, "_extra"), known)?;
     engine.set_endpoint_handler(token, DatagramRef(transport.clone().unbind()));
-    if event_loop.get().is_debug() {
-        transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
+    let begin = || {
+        if event_loop.get().is_debug() {
+            transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
+        }
+        engine.reserve_soon(3).map_err(memory_error)?;
+        queue(event_loop, &connection_made, PyTuple::new(py, [&transport])?, context)?;
+        engine.start_reading_soon(token).map_err(memory_error)?;
+        wake_soon(event_loop, waiter)
+    };
+    if let Err(error) = begin() {
+        // Nobody has heard of it.
+        engine.lose_endpoint(token);
+        return transport.get().release(py).and(Err(error));
     }
-    queue(event_loop, &connection_made, PyTuple::new(py, [&transport])?, context)?;
-    engine.start_reading_soon(token);
-    wake_soon(event_loop, waiter)?;
     Ok(DatagramRef(transport.unbind()))
 }
 
@@ -267,6 +275,7 @@ impl DatagramTransport {
             Sent::Taken => Ok(()),
             Sent::Lost => this.late_sends.note(py, SEND_RAISED),
             Sent::Failed(error) => Self::refused(slf, os_error(py, &error)),
+            Sent::NoMemory => Err(PyMemoryError::new_err(())),
         }
     }
 

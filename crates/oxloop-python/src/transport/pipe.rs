@@ -4,7 +4,7 @@
 use super::common::{LateWrites, SOURCE_TRACEBACK, debug, limits, reading_resumed, wake_soon};
 use super::handler::TransportRef;
 use super::stream::{Parts, traverse};
-use crate::error::{os_error, warn_unclosed};
+use crate::error::{memory_error, os_error, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
@@ -18,7 +18,7 @@ use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Descriptor, Engine, Handler, PipeEnd, PipeKind, StreamInfo, Token, Written,
 };
-use pyo3::exceptions::{PyAssertionError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -161,14 +161,27 @@ pub(crate) fn open(
     };
     base.engine.set_handler(token, TransportRef::Pipe(transport.clone()));
     let object = transport.clone().into_pyobject(py)?;
-    object.setattr("_extra", infos)?;
-    if base.is_debug() {
-        object.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
+    let begin = || {
+        object.setattr("_extra", infos)?;
+        if base.is_debug() {
+            object.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
+        }
+        base.engine.reserve_soon(3).map_err(memory_error)?;
+        queue(event_loop, &connection_made, PyTuple::new(py, [&object])?, first_context)?;
+        base.engine.start_reading_soon(token).map_err(memory_error)?;
+        wake_soon(event_loop, waiter)
+    };
+    match begin() {
+        Ok(()) => Ok(transport),
+        Err(error) => {
+            // Nobody has heard of it; the pipe stays the caller's.
+            base.engine.lose(token);
+            base.engine.release(token);
+            let parts = std::mem::take(&mut *transport.pipe().parts.lock());
+            drop(parts);
+            Err(error)
+        }
     }
-    queue(event_loop, &connection_made, PyTuple::new(py, [&object])?, first_context)?;
-    base.engine.start_reading_soon(token);
-    wake_soon(event_loop, waiter)?;
-    Ok(transport)
 }
 
 impl Pipe {
@@ -424,6 +437,7 @@ pipe_methods! {
         match written {
             Written::Taken => Ok(()),
             Written::Closed => cx.get().check_closed(),
+            Written::NoMemory => Err(PyMemoryError::new_err(())),
             _ => pipe.late_writes.note(py, WRITE_RAISED),
         }
     }

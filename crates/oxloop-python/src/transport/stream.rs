@@ -7,7 +7,7 @@ use super::common::{
 use super::handler::TransportRef;
 use super::{extra_info, sendfile};
 use crate::address::Address;
-use crate::error::os_error;
+use crate::error::{memory_error, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
@@ -20,7 +20,7 @@ use crate::ffi::unowned::Unowned;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
 use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Handler, StreamInfo, Token, Written};
-use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -112,7 +112,7 @@ pub(crate) fn open(
         (context::copy(origin.context.bind(py))?, None)
     };
     let number = origin.descriptor.raw();
-    let token = engine.add_stream(origin.descriptor);
+    let token = engine.add_stream(origin.descriptor).map_err(memory_error)?;
     let parts = Parts {
         protocol: Some(protocol.unbind()),
         read_context: Some(origin.context),
@@ -143,17 +143,26 @@ pub(crate) fn open(
     }
     engine.set_handler(token, TransportRef::Stream(StreamRef(transport.clone().unbind())));
     engine.set_buffered(token, buffered);
-    if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
-        extra_info::name_others(&transport, &sock)?;
+    let begin = || {
+        if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
+            extra_info::name_others(&transport, &sock)?;
+        }
+        if event_loop.get().is_debug() {
+            transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
+        }
+        engine.reserve_soon(3).map_err(memory_error)?;
+        let args = PyTuple::new(py, [&transport])?;
+        queue(event_loop, &connection_made, args, first_context)?;
+        engine.start_reading_soon(token).map_err(memory_error)?;
+        wake_soon(event_loop, waiter)
+    };
+    match begin() {
+        Ok(()) => Ok(StreamRef(transport.unbind())),
+        Err(error) => {
+            transport.get().discard(py);
+            Err(error)
+        }
     }
-    if event_loop.get().is_debug() {
-        transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
-    }
-    let args = PyTuple::new(py, [&transport])?;
-    queue(event_loop, &connection_made, args, first_context)?;
-    engine.start_reading_soon(token);
-    wake_soon(event_loop, waiter)?;
-    Ok(StreamRef(transport.unbind()))
 }
 
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
@@ -221,6 +230,7 @@ impl StreamTransport {
             Written::Taken => Ok(()),
             Written::Lost => self.note_late_write(py),
             Written::Closed => self.event_loop(py).get().check_closed(),
+            Written::NoMemory => Err(PyMemoryError::new_err(())),
             Written::Held => {
                 let message = format!("unable to {method}; sendfile is in progress");
                 Err(PyRuntimeError::new_err(message))

@@ -22,7 +22,7 @@ pub enum Destination<A> {
     /// Where the socket is connected to.
     Connected,
     /// To an address of the system's.
-    Native(Box<SocketAddrAny>),
+    Native(TryBox<SocketAddrAny>),
     /// To an address that the face alone can send to.
     Other(A),
 }
@@ -65,6 +65,8 @@ pub enum Sent {
     Lost,
     /// The system refused it; the endpoint goes on.
     Failed(io::Error),
+    /// Refused: there is no memory to queue it.
+    NoMemory,
 }
 
 /// What has to be done with a datagram.
@@ -129,8 +131,16 @@ impl<F: Face> Endpoint<F> {
 impl<F: Face> Engine<F> {
     /// Takes over a bound or connected, non-blocking socket for datagrams; nothing is read before
     /// [`start_reading_soon`](Self::start_reading_soon).
-    pub fn add_endpoint(&self, descriptor: Descriptor, kind: EndpointKind) -> Token {
+    ///
+    /// # Errors
+    /// There is no memory; an owned descriptor is closed.
+    pub fn add_endpoint(
+        &self,
+        descriptor: Descriptor,
+        kind: EndpointKind,
+    ) -> Result<Token, TryReserveError> {
         let mut state = self.state.lock();
+        state.reserve_source()?;
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Endpoint(Endpoint {
             descriptor,
@@ -145,10 +155,10 @@ impl<F: Face> Engine<F> {
             draining: false,
         }));
         let displaced = self.displace(&mut state, number);
-        state.set_token(number, Some(token));
+        state.set_token(number, token);
         drop(state);
         drop(displaced);
-        token
+        Ok(token)
     }
 
     /// Names the endpoint's handler, which is kept alive as a
@@ -257,8 +267,9 @@ impl<F: Face> Engine<F> {
                 }
             }
         }
-        let to = match to {
-            Some(address) => Destination::Native(Box::new(address.clone())),
+        let to = match to.map(|address| TryBox::new(address.clone())) {
+            Some(Ok(address)) => Destination::Native(address),
+            Some(Err(_)) => return Ok(Sent::NoMemory),
             None => Destination::Connected,
         };
         self.queue_datagram(cx, token, data, to)
@@ -274,11 +285,17 @@ impl<F: Face> Engine<F> {
     ) -> Result<Sent, F::Leave> {
         let datagram = match data.keep() {
             Some(kept) => Datagram::shared(kept, to),
-            None => Datagram::copied(data.bytes(), to),
+            None => match Datagram::copied(data.bytes(), to) {
+                Ok(datagram) => datagram,
+                Err(_) => return Ok(Sent::NoMemory),
+            },
         };
         let queued = self.with_endpoint(token, |endpoint| {
             if endpoint.state.is_lost() {
-                return Err(datagram);
+                return Err((Sent::Lost, datagram));
+            }
+            if endpoint.queue.reserve().is_err() {
+                return Err((Sent::NoMemory, datagram));
             }
             let deferred = endpoint.queue.is_empty();
             endpoint.draining = true;
@@ -286,8 +303,12 @@ impl<F: Face> Engine<F> {
             let pause = endpoint.flow.should_pause(endpoint.queue.size());
             Ok((endpoint.handler.get(), deferred, pause))
         });
-        // What could not be queued is dropped here, under no lock.
-        let Some(Ok((handler, deferred, pause))) = queued else { return Ok(Sent::Lost) };
+        let (handler, deferred, pause) = match queued {
+            Some(Ok(queued)) => queued,
+            // What could not be queued is dropped here, under no lock.
+            Some(Err((sent, _datagram))) => return Ok(sent),
+            None => return Ok(Sent::Lost),
+        };
         self.update_endpoint(token);
         if let Some(handler) = handler {
             if deferred {
@@ -364,9 +385,9 @@ impl<F: Face> Engine<F> {
             match sys::send_batch(socket, batch) {
                 Ok(0) => {}
                 Ok(count) => {
-                    let sent: Vec<_> = (0..count).map_while(|_| endpoint.queue.pop()).collect();
-                    drop(guard);
-                    drop(sent);
+                    // None of them has an address of the face's, whose drop needs to be under no
+                    // lock.
+                    (0..count).for_each(|_| drop(endpoint.queue.pop()));
                     continue;
                 }
                 Err(error) if is_transient(&error) => return Ok(true),
@@ -435,9 +456,7 @@ impl<F: Face> Engine<F> {
         let queue = std::mem::replace(&mut endpoint.queue, empty);
         let handler = endpoint.handler.take();
         state.watched = state.watched.saturating_add_signed(watched.unwrap_or(-1));
-        if state.token_of(descriptor.raw()) == Some(token) {
-            state.set_token(descriptor.raw(), None);
-        }
+        state.clear_token(descriptor.raw(), token);
         drop(guard);
         drop((descriptor, handler, queue));
     }
@@ -515,16 +534,6 @@ impl<F: Face> Engine<F> {
             Source::Endpoint(endpoint) => endpoint.handler.get(),
             _ => None,
         }
-    }
-
-    /// The handlers of all open endpoints.
-    pub fn endpoints(&self) -> Vec<F::Datagrams> {
-        let state = self.state.lock();
-        let endpoints = state.sources.iter().filter_map(|(_, source)| match source {
-            Source::Endpoint(endpoint) => endpoint.handler.get(),
-            _ => None,
-        });
-        endpoints.collect()
     }
 
     fn with_endpoint<R>(&self, token: Token, f: impl FnOnce(&mut Endpoint<F>) -> R) -> Option<R> {

@@ -2,6 +2,7 @@
 //! stop for a second where the system is out of descriptors or memory.
 
 use super::*;
+use crate::memory::Room;
 use rustix::io::Errno;
 
 /// Seconds until accepting is tried again (asyncio's ACCEPT_RETRY_DELAY).
@@ -21,7 +22,7 @@ impl<F: Face> Engine<F> {
     /// Accepts connections on a listening, non-blocking socket, `backlog` + 1 a turn at most.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says: ENOSPC, EBADF.
+    /// What epoll_ctl(2) says: ENOSPC, EBADF. OutOfMemory.
     pub fn listen(
         &self,
         descriptor: Descriptor,
@@ -30,6 +31,7 @@ impl<F: Face> Engine<F> {
     ) -> io::Result<Token> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        state.reserve_source()?;
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Listener(Listener {
             descriptor,
@@ -39,7 +41,7 @@ impl<F: Face> Engine<F> {
             pending: Interest::NONE,
         }));
         let displaced = self.displace(state, number);
-        state.set_token(number, Some(token));
+        state.set_token(number, token);
         let accepting = self.set_accepting(state, token, true);
         drop(guard);
         drop(displaced);
@@ -79,31 +81,42 @@ impl<F: Face> Engine<F> {
         self.take_pending(token, |pending| &mut pending.read);
         let mut left = usize::MAX;
         while left > 0 {
-            let mut state = self.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             let Some(Source::Listener(listener)) = state.sources.get(token) else { return Ok(()) };
             left = left.min(listener.batch) - 1;
             let Some(socket) = listener.descriptor.borrow() else { return Ok(()) };
-            let error = match crate::sys::accept(socket) {
-                Ok(accepted) => {
-                    let handler = listener.handler.clone();
-                    state.ready.push_back(Ready::Accepted(Box::new((handler, accepted))));
+            let handler = listener.handler.clone();
+            // The memory first: a connection that was taken is not to be lost.
+            let room = Room::new().and_then(|room| state.ready.try_reserve(1).map(|()| room));
+            let accepted = match room {
+                Ok(room) => crate::sys::accept(socket).map(|accepted| (room, accepted)),
+                Err(_) => Err(Errno::NOMEM.into()),
+            };
+            let error = match accepted {
+                Ok((room, accepted)) => {
+                    state.ready.push_back(Ready::Accepted(room.fill((handler, accepted))));
                     continue;
                 }
                 Err(error) => error,
             };
-            let handler = listener.handler.clone();
             return match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN | Errno::INTR) => Ok(()),
                 Some(Errno::CONNABORTED) => continue,
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    let _ = self.set_accepting(&mut state, token, false);
-                    drop(state);
+                    drop(guard);
                     let when = self.now(cx)? + ACCEPT_RETRY_DELAY;
-                    self.state.lock().timers.push(when, Timer::ResumeAccepting(token));
+                    let mut state = self.state.lock();
+                    // Without memory for the timer the next poll tries again.
+                    if state.timers.reserve().is_ok() {
+                        state.timers.push(when, Timer::ResumeAccepting(token));
+                        let _ = self.set_accepting(&mut state, token, false);
+                    }
+                    drop(state);
                     handler.out_of_resources(cx, error)
                 }
                 _ => {
-                    drop(state);
+                    drop(guard);
                     handler.accept_failed(cx, error)
                 }
             };

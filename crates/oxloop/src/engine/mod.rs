@@ -31,6 +31,7 @@ mod wakeup;
 mod watchers;
 mod writes;
 
+pub use crate::memory::{append, copied};
 pub use crate::sys::{Accepted, Descriptor, PipeKind};
 pub use crate::transport::flow_control::{DEFAULT_HIGH, Limits};
 pub use crate::transport::gather::Data;
@@ -45,6 +46,7 @@ pub(crate) use streams::is_transient;
 pub use watchers::Side;
 pub use writes::Written;
 
+use crate::memory::TryBox;
 use crate::sys::{Interest, Selector, forks};
 use crate::transport::gather::Gather;
 use datagrams::Endpoint;
@@ -52,8 +54,9 @@ use listeners::Listener;
 use lock_api::Mutex;
 use posts::Posts;
 use registry::Registry;
+use rustc_hash::FxHashMap;
 use rustix::net::SocketAddrAny;
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -66,6 +69,9 @@ use watchers::Watcher;
 
 /// The waker's token; no source has it, as no tenancy is 0.
 const WAKER: u64 = 0;
+
+/// So many entries the ready queue has room for from the start: without memory the loop goes on.
+const READY: usize = 64;
 
 /// An event loop, seen from inside. All methods but those that say otherwise are for the loop's
 /// own thread; while it does not run, whoever calls acts as that thread.
@@ -89,8 +95,9 @@ struct State<F: Face> {
     post_room: usize,
     timers: Timers<Timer<F>>,
     sources: Registry<Source<F>>,
-    /// Which source has a descriptor, by the descriptor's number.
-    by_descriptor: Vec<Option<Token>>,
+    /// Which source has a descriptor, by the descriptor's number: any number, as `fileno()` of a
+    /// program's object gives it.
+    by_descriptor: FxHashMap<RawFd, Token>,
     /// How many descriptors the selector watches, the waker apart.
     watched: usize,
     /// The turn's writes, by stream, in the order of each one's first; and empty ones for reuse.
@@ -100,7 +107,7 @@ struct State<F: Face> {
     dispatching: bool,
     stopping: bool,
     /// What a run works with, kept between runs.
-    workspace: Option<Box<Workspace>>,
+    workspace: Option<Workspace>,
 }
 
 /// An entry of the ready queue.
@@ -112,7 +119,7 @@ enum Ready<F: Face> {
     /// `connection_made` was called: start reading.
     StartReading(Token),
     /// A connection was taken in the last turn.
-    Accepted(Box<(F::Listener, Accepted)>),
+    Accepted(TryBox<(F::Listener, Accepted)>),
 }
 
 /// What waits for its time.
@@ -179,12 +186,14 @@ impl<F: Face> Engine<F> {
     /// A new loop.
     ///
     /// # Errors
-    /// EMFILE and ENFILE where no descriptor is left for the selector and the waker.
+    /// EMFILE and ENFILE where no descriptor is left for the selector and the waker; OutOfMemory.
     pub fn new() -> io::Result<Engine<F>> {
         let (selector, wakeup) = (Selector::new()?, Wakeup::new()?);
         wakeup.watch(|waker| selector.add_waker(waker, WAKER))?;
+        let mut state = State { workspace: Some(Workspace::new()?), ..State::default() };
+        state.ready.try_reserve(READY)?;
         Ok(Engine {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
             posts: Posts::default(),
             wakeup,
             selector: parking_lot::Mutex::new(Some(Arc::new(selector))),
@@ -204,18 +213,36 @@ impl<F: Face> Engine<F> {
     }
 
     /// Queues a callback behind all that is queued already.
+    ///
+    /// # Errors
+    /// There is no memory; the callback is dropped, under no lock.
     #[inline]
-    pub fn call_soon(&self, callback: F::Callback) {
+    pub fn call_soon(&self, callback: F::Callback) -> Result<(), TryReserveError> {
         let mut state = self.state.lock();
         self.take_posts(&mut state);
+        state.ready.try_reserve(1)?;
         state.ready.push_back(Ready::Callback(callback));
+        Ok(())
+    }
+
+    /// Makes sure that so many calls of [`call_soon`](Self::call_soon) and
+    /// [`start_reading_soon`](Self::start_reading_soon) need no memory.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reserve_soon(&self, calls: usize) -> Result<(), TryReserveError> {
+        self.state.lock().ready.try_reserve(calls)
     }
 
     /// Queues a callback from any thread, and wakes the loop. In a flood it waits for a later turn
     /// ([`Face::POSTS_PER_TURN`]).
-    pub fn call_soon_threadsafe(&self, callback: F::Callback) {
-        self.post(callback);
+    ///
+    /// # Errors
+    /// Those of [`call_soon`](Self::call_soon).
+    pub fn call_soon_threadsafe(&self, callback: F::Callback) -> Result<(), TryReserveError> {
+        self.post(callback)?;
         self.wake();
+        Ok(())
     }
 
     /// Wakes the loop if it waits; never the parent's, whose waker a child of fork shares.
@@ -227,8 +254,14 @@ impl<F: Face> Engine<F> {
     }
 
     /// Queues a callback for a time on the loop's clock, seconds.
-    pub fn call_at(&self, when: f64, callback: F::Callback) {
-        self.state.lock().timers.push(when, Timer::Callback(callback));
+    ///
+    /// # Errors
+    /// There is no memory; the callback is dropped, under no lock.
+    pub fn call_at(&self, when: f64, callback: F::Callback) -> Result<(), TryReserveError> {
+        let mut state = self.state.lock();
+        state.timers.reserve()?;
+        state.timers.push(when, Timer::Callback(callback));
+        Ok(())
     }
 
     /// Counts a scheduled timer as cancelled, so that many of them do not pile up.
@@ -258,8 +291,9 @@ impl<F: Face> Engine<F> {
     }
 
     /// Lets go of everything: nothing runs any more. Open transports are released, not closed:
-    /// their owners do that.
-    pub fn close(&self) {
+    /// their owners do that. Each handler and watching callback is passed to `released`, under no
+    /// lock.
+    pub fn close(&self, mut released: impl FnMut(Released<F>)) {
         self.closed.store(true, Ordering::Release);
         let old = {
             let mut state = self.state.lock();
@@ -271,42 +305,50 @@ impl<F: Face> Engine<F> {
         };
         let posts = self.posts.clear();
         let selector = self.selector.lock().take();
-        let mut dropped = Vec::new();
-        let tokens: Vec<Token> = self.state.lock().sources.iter().map(|(token, _)| token).collect();
-        for token in tokens {
+        let mut last = None;
+        // One at a time, as there may be no memory for a list of them.
+        loop {
             let mut state = self.state.lock();
-            let state = &mut *state;
-            match state.sources.get_mut(token) {
-                Some(Source::Stream(stream)) => {
-                    let asked = std::mem::take(&mut stream.registered);
-                    if asked != Interest::NONE && !self.is_forked() {
-                        let fd = stream.descriptor.borrow();
-                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
-                    }
-                    dropped.push(Dropped::Handler(stream.handler.take()));
-                }
-                Some(Source::Endpoint(endpoint)) => {
-                    let asked = std::mem::take(&mut endpoint.registered);
-                    if asked != Interest::NONE && !self.is_forked() {
-                        let fd = endpoint.descriptor.borrow();
-                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
-                    }
-                    dropped.push(Dropped::Endpoint(endpoint.handler.take()));
-                }
-                Some(source) => {
-                    if source.registered() != Interest::NONE && !self.is_forked() {
-                        let fd = source.descriptor().borrow();
-                        let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
-                    }
-                    dropped.push(Dropped::Source(state.sources.remove(token)));
-                }
-                None => {}
+            let Some(token) = state.sources.next(last) else { break };
+            last = Some(token);
+            let Some(source) = state.sources.get_mut(token) else { continue };
+            if source.registered() != Interest::NONE && !self.is_forked() {
+                let fd = source.descriptor().borrow();
+                let _ = fd.zip(selector.as_ref()).map(|(fd, selector)| selector.remove(fd));
             }
+            let (taken, _owned): (_, Option<Released<F>>) = match source {
+                Source::Stream(stream) => {
+                    stream.registered = Interest::NONE;
+                    let handler = stream.handler.get().map(Released::Stream);
+                    (handler, stream.handler.take().map(Released::Stream))
+                }
+                Source::Endpoint(endpoint) => {
+                    endpoint.registered = Interest::NONE;
+                    let handler = endpoint.handler.get().map(Released::Endpoint);
+                    (handler, endpoint.handler.take().map(Released::Endpoint))
+                }
+                Source::Listener(_) | Source::Watcher(_) => {
+                    let source = state.sources.remove(token);
+                    drop(state);
+                    match source {
+                        Some(Source::Listener(listener)) => {
+                            released(Released::Listener(listener.handler));
+                        }
+                        Some(Source::Watcher(watcher)) => {
+                            let callbacks = watcher.into_callbacks();
+                            callbacks.for_each(|callback| released(Released::Watcher(callback)));
+                        }
+                        _ => {}
+                    }
+                    continue;
+                }
+            };
+            drop(state);
+            taken.into_iter().for_each(&mut released);
         }
-        // User code may run from here on: no lock is held.
+        // User code may run here: no lock is held.
         drop(old);
         drop(posts);
-        drop(dropped);
         // A thread of the parent may have held the waker's lock when it forked.
         if !self.is_forked() {
             self.wakeup.close();
@@ -375,20 +417,6 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    /// All handlers, and the callbacks of watchers.
-    pub fn handlers(&self) -> Handlers<F> {
-        let mut all = Handlers { streams: Vec::new(), listeners: Vec::new(), watchers: Vec::new() };
-        for (_, source) in self.state.lock().sources.iter() {
-            match source {
-                Source::Stream(stream) => all.streams.extend(stream.handler.get()),
-                Source::Listener(listener) => all.listeners.push(listener.handler.clone()),
-                Source::Watcher(watcher) => all.watchers.extend(watcher.callbacks().cloned()),
-                Source::Endpoint(_) => {}
-            }
-        }
-        all
-    }
-
     /// Whether a descriptor belongs to a stream, and to which.
     pub fn stream_of(&self, descriptor: RawFd) -> Option<F::Stream> {
         let state = self.state.lock();
@@ -399,21 +427,16 @@ impl<F: Face> Engine<F> {
     }
 }
 
-/// Who hears of what a loop has open.
-pub struct Handlers<F: Face> {
-    /// Of streams.
-    pub streams: Vec<F::Stream>,
-    /// Of listening sockets.
-    pub listeners: Vec<F::Listener>,
-    /// Callbacks of watched descriptors.
-    pub watchers: Vec<F::Callback>,
-}
-
-/// Kept until no lock is held.
-enum Dropped<F: Face> {
-    Handler(Option<F::Stream>),
-    Endpoint(Option<F::Datagrams>),
-    Source(Option<Source<F>>),
+/// What [`Engine::close`] lets go of.
+pub enum Released<F: Face> {
+    /// The handler of an open stream.
+    Stream(F::Stream),
+    /// The handler of an open datagram endpoint.
+    Endpoint(F::Datagrams),
+    /// The handler of a listening socket.
+    Listener(F::Listener),
+    /// The callback of a watched descriptor.
+    Watcher(F::Callback),
 }
 
 impl<F: Face> Source<F> {
@@ -429,15 +452,27 @@ impl<F: Face> Source<F> {
 
 impl<F: Face> State<F> {
     fn token_of(&self, descriptor: RawFd) -> Option<Token> {
-        *self.by_descriptor.get(usize::try_from(descriptor).ok()?)?
+        self.by_descriptor.get(&descriptor).copied()
     }
 
-    fn set_token(&mut self, descriptor: RawFd, token: Option<Token>) {
-        let Ok(index) = usize::try_from(descriptor) else { return };
-        if index >= self.by_descriptor.len() {
-            self.by_descriptor.resize(index + 1, None);
+    /// Makes sure that the next source needs no memory for its places.
+    fn reserve_source(&mut self) -> Result<(), TryReserveError> {
+        self.sources.reserve()?;
+        self.by_descriptor.try_reserve(1)
+    }
+
+    /// Says which source has a descriptor; [`reserve_source`](Self::reserve_source) first.
+    fn set_token(&mut self, descriptor: RawFd, token: Token) {
+        if descriptor >= 0 {
+            self.by_descriptor.insert(descriptor, token);
         }
-        self.by_descriptor[index] = token;
+    }
+
+    /// The source has its descriptor no more.
+    fn clear_token(&mut self, descriptor: RawFd, token: Token) {
+        if self.token_of(descriptor) == Some(token) {
+            self.by_descriptor.remove(&descriptor);
+        }
     }
 }
 
@@ -448,7 +483,7 @@ impl<F: Face> Default for State<F> {
             post_room: usize::MAX,
             timers: Timers::default(),
             sources: Registry::default(),
-            by_descriptor: Vec::new(),
+            by_descriptor: FxHashMap::default(),
             watched: 0,
             gathers: Vec::new(),
             spare_gathers: Vec::new(),

@@ -125,7 +125,7 @@ impl<F: Face> Engine<F> {
     /// duplicate. A descriptor that was handed over is kept all the same.
     ///
     /// # Errors
-    /// EMFILE where there is no descriptor left for a duplicate.
+    /// EMFILE where there is no descriptor left for a duplicate; OutOfMemory.
     pub fn add_pipe(
         &self,
         descriptor: Descriptor,
@@ -146,7 +146,7 @@ impl<F: Face> Engine<F> {
             PipeEnd::Read => Medium::ReadPipe,
             PipeEnd::Write => Medium::WritePipe { notices_reader: !device },
         };
-        Ok(self.add_source_stream(descriptor, medium))
+        Ok(self.add_source_stream(descriptor, medium)?)
     }
 
     /// Lets the pipe under this descriptor grow to 256 KiB when it is found full: four times as much

@@ -33,10 +33,12 @@ impl<C> Posts<C> {
         self.len.load(Ordering::SeqCst)
     }
 
-    pub(super) fn push(&self, callback: C) {
+    pub(super) fn push(&self, callback: C) -> Result<(), TryReserveError> {
         let mut queue = self.queue.lock();
+        queue.try_reserve(1)?;
         queue.push_back(callback);
         self.len.store(queue.len(), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Hands at most `limit` of them over, in order; answers how many.
@@ -77,20 +79,30 @@ impl<F: Face> Engine<F> {
 
     /// Queues a callback of another thread. The caller wakes the loop.
     #[inline]
-    pub(super) fn post(&self, callback: F::Callback) {
-        if F::POSTS_PER_TURN == usize::MAX {
-            self.state.lock().ready.push_back(Ready::Callback(callback));
-        } else {
-            self.posts.push(callback);
+    pub(super) fn post(&self, callback: F::Callback) -> Result<(), TryReserveError> {
+        if F::POSTS_PER_TURN < usize::MAX {
+            return self.posts.push(callback);
         }
+        let mut state = self.state.lock();
+        state.ready.try_reserve(1)?;
+        state.ready.push_back(Ready::Callback(callback));
+        Ok(())
     }
 
     /// Lets posts join the ready queue, as many as the next turn takes. Called before anything else
-    /// is queued behind them.
+    /// is queued behind them. Those that there is no memory for come later.
     #[inline]
     pub(super) fn take_posts(&self, state: &mut State<F>) {
-        if self.posted() > 0 && state.post_room > 0 {
-            state.post_room -= self.posts.take(state.post_room, &mut Join(&mut state.ready));
+        let posted = self.posted();
+        if posted > 0 && state.post_room > 0 {
+            let mut limit = state.post_room;
+            if state.ready.try_reserve(posted.min(limit)).is_err() {
+                limit = limit.min(state.ready.capacity() - state.ready.len());
+            } else {
+                // More may have come since.
+                limit = limit.min(posted);
+            }
+            state.post_room -= self.posts.take(limit, &mut Join(&mut state.ready));
         }
     }
 }
@@ -98,14 +110,16 @@ impl<F: Face> Engine<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::without_memory;
 
     #[test]
     fn posts_are_taken_in_order_and_counted() {
         let posts = Posts::default();
-        (0..5).for_each(|number| posts.push(number));
+        (0..5).for_each(|number| posts.push(number).unwrap());
         let mut ready = Vec::new();
         assert_eq!((posts.take(3, &mut ready), posts.len()), (3, 2));
-        posts.push(5);
+        posts.push(5).unwrap();
+        assert!(without_memory(|| Posts::default().push(6)).is_err());
         assert_eq!((posts.take(usize::MAX, &mut ready), posts.len()), (3, 0));
         assert!(ready.into_iter().eq(0..6));
         assert_eq!(posts.take(1, &mut Vec::new()), 0);
@@ -114,7 +128,7 @@ mod tests {
     #[test]
     fn a_flood_leaves_no_memory_behind() {
         let posts = Posts::default();
-        (0..10 * KEPT).for_each(|number| posts.push(number));
+        (0..10 * KEPT).for_each(|number| posts.push(number).unwrap());
         posts.take(usize::MAX, &mut Vec::new());
         assert_eq!(posts.queue.lock().capacity(), 0);
     }

@@ -1,6 +1,6 @@
 //! Sources by token: slots are reused, tokens are not (pure).
 
-use slab::Slab;
+use std::collections::TryReserveError;
 use std::num::NonZeroU32;
 
 /// Names a source: its slot, and which of the slot's tenants it is. An event for a source that
@@ -24,10 +24,19 @@ impl Token {
     }
 }
 
+#[derive(Debug)]
+enum Slot<T> {
+    Taken(NonZeroU32, T),
+    /// Free, and so is the next one named, if there is one.
+    Free(Option<u32>),
+}
+
 /// A table of sources.
 #[derive(Debug)]
 pub struct Registry<T> {
-    slots: Slab<(NonZeroU32, T)>,
+    slots: Vec<Slot<T>>,
+    /// The first free slot, if there is one.
+    free: Option<u32>,
     /// The latest one. After 2^32 sources it begins anew: a token that comes back by then is told
     /// from those of living sources by its slot, as a slot has one tenant at a time.
     tenancy: NonZeroU32,
@@ -35,22 +44,41 @@ pub struct Registry<T> {
 
 impl<T> Default for Registry<T> {
     fn default() -> Registry<T> {
-        Registry { slots: Slab::new(), tenancy: NonZeroU32::MAX }
+        Registry { slots: Vec::new(), free: None, tenancy: NonZeroU32::MAX }
     }
 }
 
 impl<T> Registry<T> {
-    /// Takes a source in.
+    /// Makes sure that the next [`insert`](Self::insert) needs no memory.
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        match self.free {
+            Some(_) => Ok(()),
+            None => self.slots.try_reserve(1),
+        }
+    }
+
+    /// Adds a source; [`reserve`](Self::reserve) first.
     pub fn insert(&mut self, source: T) -> Token {
         self.tenancy = self.tenancy.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        let slot = self.slots.insert((self.tenancy, source)) as u32;
+        let taken = Slot::Taken(self.tenancy, source);
+        let slot = match self.free {
+            Some(slot) => {
+                let free = std::mem::replace(&mut self.slots[slot as usize], taken);
+                self.free = if let Slot::Free(next) = free { next } else { None };
+                slot
+            }
+            None => {
+                self.slots.push(taken);
+                (self.slots.len() - 1) as u32
+            }
+        };
         Token { slot, tenancy: self.tenancy }
     }
 
     /// The source, unless it was removed.
     pub fn get(&self, token: Token) -> Option<&T> {
         match self.slots.get(token.slot as usize) {
-            Some((tenancy, source)) if *tenancy == token.tenancy => Some(source),
+            Some(Slot::Taken(tenancy, source)) if *tenancy == token.tenancy => Some(source),
             _ => None,
         }
     }
@@ -58,7 +86,7 @@ impl<T> Registry<T> {
     /// The source, unless it was removed.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         match self.slots.get_mut(token.slot as usize) {
-            Some((tenancy, source)) if *tenancy == token.tenancy => Some(source),
+            Some(Slot::Taken(tenancy, source)) if *tenancy == token.tenancy => Some(source),
             _ => None,
         }
     }
@@ -66,48 +94,64 @@ impl<T> Registry<T> {
     /// Takes a source out.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         self.get(token)?;
-        Some(self.slots.remove(token.slot as usize).1)
+        let slot = self.slots.get_mut(token.slot as usize)?;
+        let old = std::mem::replace(slot, Slot::Free(self.free.replace(token.slot)));
+        if let Slot::Taken(_, source) = old { Some(source) } else { None }
     }
 
     /// All sources with their tokens.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
-        self.slots.iter().map(|(slot, (tenancy, source))| {
-            (Token { slot: slot as u32, tenancy: *tenancy }, source)
+        self.slots.iter().enumerate().filter_map(|(slot, content)| match content {
+            Slot::Taken(tenancy, source) => {
+                Some((Token { slot: slot as u32, tenancy: *tenancy }, source))
+            }
+            Slot::Free(_) => None,
         })
     }
 
-    /// How many sources there are.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.slots.len()
+    /// The first source behind `last` (from the start on if `None`): how all are visited while they
+    /// come and go.
+    pub fn next(&self, last: Option<Token>) -> Option<Token> {
+        let from = last.map_or(0, |last| last.slot as usize + 1);
+        self.slots.iter().enumerate().skip(from).find_map(|(slot, content)| match content {
+            Slot::Taken(tenancy, _) => Some(Token { slot: slot as u32, tenancy: *tenancy }),
+            Slot::Free(_) => None,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::without_memory;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
     proptest! {
         /// A token finds its own source or nothing, however the slots are reused; also where the
-        /// tenancies begin anew in between.
+        /// tenancies begin anew in between. A source that there is no memory for leaves the others
+        /// as they are.
         #[test]
         fn tokens_are_never_reused(
             before_the_end in 0u32..60,
-            steps in prop::collection::vec((any::<bool>(), 0usize..40), 0..200),
+            steps in prop::collection::vec((any::<bool>(), any::<bool>(), 0usize..40), 0..200)
         ) {
             let tenancy = NonZeroU32::MAX.get() - before_the_end;
             let tenancy = NonZeroU32::new(tenancy).unwrap_or(NonZeroU32::MIN);
-            let mut registry = Registry { slots: Slab::new(), tenancy };
+            let mut registry = Registry { tenancy, ..Registry::default() };
             let mut live: HashMap<u64, usize> = HashMap::new();
             let mut all = Vec::new();
-            for (number, (insert, index)) in steps.into_iter().enumerate() {
+            for (number, (insert, memory, index)) in steps.into_iter().enumerate() {
                 if insert {
-                    let token = registry.insert(number);
-                    prop_assert_ne!(token.to_bits(), 0, "the waker's");
-                    prop_assert!(live.insert(token.to_bits(), number).is_none());
-                    all.push(token);
+                    let mut reserve = || registry.reserve();
+                    let reserved = if memory { reserve() } else { without_memory(reserve) };
+                    prop_assert!(reserved.is_ok() || !memory);
+                    if reserved.is_ok() {
+                        let token = without_memory(|| registry.insert(number));
+                        prop_assert_ne!(token.to_bits(), 0, "the waker's");
+                        prop_assert!(live.insert(token.to_bits(), number).is_none());
+                        all.push(token);
+                    }
                 } else if !all.is_empty() {
                     let token = all[index % all.len()];
                     prop_assert_eq!(registry.remove(token), live.remove(&token.to_bits()));
@@ -117,7 +161,12 @@ mod tests {
                     prop_assert_eq!(back, Some(*token));
                     prop_assert_eq!(registry.get(*token), live.get(&token.to_bits()));
                 }
-                prop_assert_eq!(registry.len(), live.len());
+                let listed: Vec<Token> = registry.iter().map(|(token, _)| token).collect();
+                prop_assert_eq!(listed.len(), live.len());
+                let visited = std::iter::successors(registry.next(None), |last| {
+                    registry.next(Some(*last))
+                });
+                prop_assert_eq!(visited.collect::<Vec<_>>(), listed);
             }
         }
     }

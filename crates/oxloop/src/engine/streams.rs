@@ -33,7 +33,7 @@ pub(super) struct Stream<F: Face> {
     /// Where this turn's writes are gathered, in the state's list.
     pub(super) gather: Option<usize>,
     /// What the kernel did not take yet.
-    pub(super) buffer: Option<Box<WriteBuffer<F::Bytes>>>,
+    pub(super) buffer: Option<TryBox<WriteBuffer<F::Bytes>>>,
 }
 
 impl<F: Face> Stream<F> {
@@ -132,12 +132,20 @@ impl<F: Face> Engine<F> {
     /// Takes over a connected, non-blocking stream socket; nothing is read before
     /// [`start_reading_soon`](Self::start_reading_soon). `buffered` streams read into their
     /// handler's own memory.
-    pub fn add_stream(&self, descriptor: Descriptor) -> Token {
+    ///
+    /// # Errors
+    /// There is no memory; an owned descriptor is closed.
+    pub fn add_stream(&self, descriptor: Descriptor) -> Result<Token, TryReserveError> {
         self.add_source_stream(descriptor, Medium::Socket)
     }
 
-    pub(super) fn add_source_stream(&self, descriptor: Descriptor, medium: Medium) -> Token {
+    pub(super) fn add_source_stream(
+        &self,
+        descriptor: Descriptor,
+        medium: Medium,
+    ) -> Result<Token, TryReserveError> {
         let mut state = self.state.lock();
+        state.reserve_source()?;
         let number = descriptor.raw();
         let token = state.sources.insert(Source::Stream(Stream {
             descriptor,
@@ -154,10 +162,10 @@ impl<F: Face> Engine<F> {
             buffer: None,
         }));
         let displaced = self.displace(&mut state, number);
-        state.set_token(number, Some(token));
+        state.set_token(number, token);
         drop(state);
         drop(displaced);
-        token
+        Ok(token)
     }
 
     /// Names the stream's handler. The engine keeps it alive until reading has started, and from
@@ -183,10 +191,15 @@ impl<F: Face> Engine<F> {
     }
 
     /// Starts reading behind what is queued now: after `connection_made`.
-    pub fn start_reading_soon(&self, token: Token) {
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn start_reading_soon(&self, token: Token) -> Result<(), TryReserveError> {
         let mut state = self.state.lock();
         self.take_posts(&mut state);
+        state.ready.try_reserve(1)?;
         state.ready.push_back(Ready::StartReading(token));
+        Ok(())
     }
 
     pub(super) fn start_reading(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
@@ -379,9 +392,7 @@ impl<F: Face> Engine<F> {
         let descriptor = std::mem::replace(&mut stream.descriptor, Descriptor::Gone);
         let (handler, buffer) = (stream.handler.take(), stream.buffer.take());
         state.watched = state.watched.saturating_add_signed(watched.unwrap_or(-1));
-        if state.token_of(descriptor.raw()) == Some(token) {
-            state.set_token(descriptor.raw(), None);
-        }
+        state.clear_token(descriptor.raw(), token);
         drop(guard);
         drop((descriptor, handler, buffer));
     }

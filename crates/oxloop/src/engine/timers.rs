@@ -1,7 +1,7 @@
 //! Timers by due time: a heap with lazy deletion (pure).
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, TryReserveError};
 
 /// Cancelled timers are swept out once there are more of them than this, and more than half.
 const SWEEP_FROM: usize = 50;
@@ -12,7 +12,8 @@ pub trait TimerEntry {
     fn is_cancelled(&self) -> bool;
 }
 
-struct Entry<T> {
+/// A timer in its place.
+pub struct Entry<T> {
     when: f64,
     /// Timers of the same time come in the order they were made.
     order: u64,
@@ -40,6 +41,24 @@ impl<T> PartialEq for Entry<T> {
 
 impl<T> Eq for Entry<T> {}
 
+/// Cancelled timers, handed out to be dropped.
+pub enum Swept<T> {
+    One(Option<T>),
+    #[allow(dead_code, reason = "it is dropped")]
+    Many(Vec<Entry<T>>),
+}
+
+impl<T> Swept<T> {
+    /// The timers.
+    #[cfg(test)]
+    fn into_timers(self) -> Vec<T> {
+        match self {
+            Swept::One(timer) => timer.into_iter().collect(),
+            Swept::Many(entries) => entries.into_iter().map(|entry| entry.timer).collect(),
+        }
+    }
+}
+
 /// Timers, the earliest first. Times are seconds on the loop's clock.
 pub struct Timers<T> {
     heap: BinaryHeap<Entry<T>>,
@@ -54,7 +73,14 @@ impl<T> Default for Timers<T> {
 }
 
 impl<T: TimerEntry> Timers<T> {
-    /// Adds a timer that is due at `when`.
+    /// Makes sure that the next [`push`](Self::push) needs no memory.
+    #[inline]
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.heap.try_reserve(1)
+    }
+
+    /// Adds a timer that is due at `when`; [`reserve`](Self::reserve) first.
+    #[inline]
     pub fn push(&mut self, when: f64, timer: T) {
         self.order += 1;
         self.heap.push(Entry { when, order: self.order, timer });
@@ -76,28 +102,40 @@ impl<T: TimerEntry> Timers<T> {
         self.heap.is_empty()
     }
 
-    /// When the earliest timer is due. What was cancelled before it moves to `dropped`, and all
-    /// that was cancelled once it is more than half.
-    pub fn next_due(&mut self, dropped: &mut Vec<T>) -> Option<f64> {
+    /// When the earliest timer is due. Cancelled timers that stand in its way are handed out first,
+    /// to be dropped; ask again. All of them are once they are more than half.
+    pub fn next_due(&mut self) -> Result<Option<f64>, Swept<T>> {
         if self.cancelled > SWEEP_FROM && self.cancelled * 2 > self.heap.len() {
-            let mut entries = std::mem::take(&mut self.heap).into_vec();
-            dropped.reserve(self.cancelled);
-            let mut index = 0;
-            while index < entries.len() {
-                if entries[index].timer.is_cancelled() {
-                    dropped.push(entries.swap_remove(index).timer);
-                } else {
-                    index += 1;
-                }
+            if let Some(swept) = self.sweep() {
+                return Err(swept);
             }
-            self.heap = entries.into();
-            self.cancelled = 0;
         }
-        while self.heap.peek()?.timer.is_cancelled() {
-            self.cancelled = self.cancelled.saturating_sub(1);
-            dropped.extend(self.heap.pop().map(|entry| entry.timer));
+        match self.heap.peek() {
+            Some(first) if first.timer.is_cancelled() => {
+                self.cancelled = self.cancelled.saturating_sub(1);
+                Err(Swept::One(self.heap.pop().map(|entry| entry.timer)))
+            }
+            first => Ok(first.map(|entry| entry.when)),
         }
-        self.heap.peek().map(|entry| entry.when)
+    }
+
+    /// Takes all cancelled timers out; `None` if there is no memory to keep the others in.
+    fn sweep(&mut self) -> Option<Swept<T>> {
+        let live = self.heap.iter().filter(|entry| !entry.timer.is_cancelled()).count();
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(live).ok()?;
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        let mut index = 0;
+        while index < entries.len() {
+            if entries[index].timer.is_cancelled() {
+                index += 1;
+            } else {
+                kept.push(entries.swap_remove(index));
+            }
+        }
+        self.heap = kept.into();
+        self.cancelled = 0;
+        Some(Swept::Many(entries))
     }
 
     /// The next timer that is due before `end`, cancelled or not.
@@ -122,6 +160,7 @@ impl<T: TimerEntry> Timers<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::without_memory;
     use proptest::prelude::*;
     use std::cell::Cell;
     use std::rc::Rc;
@@ -137,14 +176,25 @@ mod tests {
 
     proptest! {
         /// Timers come in the order of their times, then of their making; a cancelled one never
-        /// counts as the next; none is lost.
+        /// counts as the next; none is lost, and one that there is no memory for changes nothing.
         #[test]
-        fn come_in_order(whens in prop::collection::vec((0u8..20, any::<bool>()), 0..200)) {
+        fn come_in_order(
+            whens in prop::collection::vec((0u8..20, any::<bool>(), any::<bool>()), 0..200),
+        ) {
             let mut timers = Timers::default();
             let mut expected = Vec::new();
-            for (number, &(when, cancel)) in whens.iter().enumerate() {
+            let mut count = 0;
+            for (number, &(when, cancel, memory)) in whens.iter().enumerate() {
                 let timer = Timer(number, Rc::default());
-                timers.push(f64::from(when), timer.clone());
+                let mut reserve = || timers.reserve();
+                let reserved = if memory { reserve() } else { without_memory(reserve) };
+                prop_assert!(reserved.is_ok() || !memory);
+                if reserved.is_err() {
+                    continue;
+                }
+                let waiting = timer.clone();
+                without_memory(|| timers.push(f64::from(when), waiting));
+                count += 1;
                 if cancel {
                     timer.1.set(true);
                     timers.note_cancelled();
@@ -155,7 +205,15 @@ mod tests {
             expected.sort();
             let mut seen = Vec::new();
             let mut dropped = Vec::new();
-            while let Some(when) = timers.next_due(&mut dropped) {
+            loop {
+                let when = match timers.next_due() {
+                    Ok(Some(when)) => when,
+                    Ok(None) => break,
+                    Err(swept) => {
+                        dropped.extend(swept.into_timers());
+                        continue;
+                    }
+                };
                 let end = when + 0.5;
                 while let Some(timer) = timers.pop_due(end) {
                     if !timer.is_cancelled() {
@@ -165,7 +223,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(seen.len() + dropped.len(), whens.len());
+            prop_assert_eq!(seen.len() + dropped.len(), count);
             prop_assert_eq!(seen, expected);
             prop_assert_eq!(timers.cancelled, 0);
         }
@@ -175,13 +233,15 @@ mod tests {
     fn cancelled_timers_are_swept_out() {
         let mut timers = Timers::default();
         for number in 0..1000 {
+            timers.reserve().unwrap();
             timers.push(number as f64, Timer(number, Rc::new(Cell::new(number > 300))));
             if number > 300 {
                 timers.note_cancelled();
             }
         }
-        let mut dropped = Vec::new();
-        assert_eq!(timers.next_due(&mut dropped), Some(0.0));
-        assert_eq!((timers.len(), dropped.len()), (301, 699));
+        assert!(matches!(without_memory(|| timers.next_due()), Ok(Some(0.0))), "they stay");
+        let swept = timers.next_due().err().unwrap();
+        assert_eq!((timers.len(), swept.into_timers().len()), (301, 699));
+        assert!(matches!(timers.next_due(), Ok(Some(0.0))));
     }
 }

@@ -5,7 +5,7 @@
 //! next turn, after another poll. Programs depend on that order.
 
 use super::*;
-use crate::sys::Events;
+use crate::sys::{self, Events};
 use std::time::Duration;
 
 /// The budget of one poll: so many events a turn.
@@ -35,6 +35,50 @@ pub(super) struct Workspace {
     untried: u32,
 }
 
+impl Workspace {
+    pub(super) fn new() -> io::Result<Workspace> {
+        let events = Events::with_capacity(EVENTS)?;
+        Ok(Workspace { events, scratch: sys::zeroed(SCRATCH)?, unpolled: 0, untried: 0 })
+    }
+}
+
+/// A run that is going on. What it has changed is put back however it ends, by a panic too.
+struct Run<'a, F: Face> {
+    engine: &'a Engine<F>,
+    work: Option<Workspace>,
+}
+
+impl<F: Face> Drop for Run<'_, F> {
+    fn drop(&mut self) {
+        let mut state = self.engine.state.lock();
+        state.stopping = false;
+        state.dispatching = false;
+        state.post_room = usize::MAX;
+        state.workspace = self.work.take();
+    }
+}
+
+/// An event that is being dispatched. What it has not been asked for yet is queued for the next
+/// run if a part of it leaves the loop.
+pub(super) struct Dispatching<'a, F: Face> {
+    engine: &'a Engine<F>,
+    token: Token,
+}
+
+impl<F: Face> Dispatching<'_, F> {
+    /// Nothing has left the loop.
+    pub(super) fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl<F: Face> Drop for Dispatching<'_, F> {
+    #[cold]
+    fn drop(&mut self) {
+        self.engine.requeue_write(self.token);
+    }
+}
+
 /// How long a turn may wait.
 enum Wait {
     /// Not at all.
@@ -52,13 +96,12 @@ impl<F: Face> Engine<F> {
     /// # Errors
     /// What made a callback leave. What was not run yet stays for the next run.
     pub fn run(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
-        let mut work = self.state.lock().workspace.take().unwrap_or_else(|| {
-            let events = Events::with_capacity(EVENTS);
-            Box::new(Workspace { events, scratch: vec![0; SCRATCH], unpolled: 0, untried: 0 })
-        });
         let Some(selector) = self.selector() else { return Ok(()) };
+        let mut run = Run { engine: self, work: self.state.lock().workspace.take() };
+        // A loop has one until it is closed; there is nothing to run then.
+        let Some(work) = &mut run.work else { return Ok(()) };
         let result = loop {
-            if let Err(leave) = self.turn(cx, &selector, &mut work) {
+            if let Err(leave) = self.turn(cx, &selector, work) {
                 break Err(leave);
             }
             // A callback that forked returns in the child as well: the selector is its parent's.
@@ -66,13 +109,7 @@ impl<F: Face> Engine<F> {
                 break Ok(());
             }
         };
-        {
-            let mut state = self.state.lock();
-            state.stopping = false;
-            state.dispatching = false;
-            state.post_room = usize::MAX;
-            state.workspace = Some(work);
-        }
+        drop(run);
         let flushed = self.flush(cx);
         result.and(flushed)
     }
@@ -91,17 +128,17 @@ impl<F: Face> Engine<F> {
 
     /// Decides how long to wait.
     fn prepare(&self, cx: F::Context<'_>) -> Result<Wait, F::Leave> {
-        let mut dropped = Vec::new();
         let mut state = self.state.lock();
         let due = loop {
-            let due = state.timers.next_due(&mut dropped);
-            if dropped.is_empty() {
-                break due;
+            match state.timers.next_due() {
+                Ok(due) => break due,
+                Err(swept) => {
+                    // Not under the lock; and what that runs may schedule.
+                    drop(state);
+                    drop(swept);
+                    state = self.state.lock();
+                }
             }
-            // Not under the lock; and what that runs may schedule.
-            drop(state);
-            dropped.clear();
-            state = self.state.lock();
         };
         let poll = self.has_work(&state);
         drop(state);
@@ -154,14 +191,14 @@ impl<F: Face> Engine<F> {
             *untried -= 1;
         }
         *unpolled = 0;
-        self.wakeup.fall_asleep();
+        let asleep = self.wakeup.fall_asleep();
         let timeout = {
             // What other threads did since the turn was prepared.
             let called = self.has_work(&self.state.lock());
             if called { Some(Duration::ZERO) } else { timeout }
         };
         let result = F::blocking(cx, || selector.wait(events, timeout));
-        self.wakeup.wake_up();
+        drop(asleep);
         self.waited(cx, result)
     }
 
@@ -172,7 +209,8 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    /// Queues this poll's I/O, then the timers that are due; returns how much there is to run.
+    /// Queues this poll's I/O, then the timers that are due; returns how much there is to run. What
+    /// there is no memory for comes with a later poll.
     fn collect(&self, cx: F::Context<'_>, work: &mut Workspace) -> Result<usize, F::Leave> {
         // Asked under no lock; where it fails, what was found is queued all the same.
         let clock = F::clock(cx);
@@ -191,6 +229,10 @@ impl<F: Face> Engine<F> {
                     state.watched -= 1;
                 }
             }
+            if state.ready.try_reserve(1).is_err() {
+                self.find_again(state, token);
+                continue;
+            }
             let pending = source.pending();
             let queued = *pending != Interest::NONE;
             pending.read |= found.read && asked.read;
@@ -202,7 +244,8 @@ impl<F: Face> Engine<F> {
         let clock = clock?;
         if !state.timers.is_empty() {
             let end = clock.unwrap_or_else(|| self.time()) + RESOLUTION;
-            while let Some(timer) = state.timers.pop_due(end) {
+            while state.ready.try_reserve(1).is_ok() {
+                let Some(timer) = state.timers.pop_due(end) else { break };
                 match timer {
                     Timer::Callback(callback) => {
                         callback.unschedule();
@@ -224,17 +267,16 @@ impl<F: Face> Engine<F> {
     ) -> Result<(), F::Leave> {
         let mut gathering = None;
         for left in (0..count).rev() {
-            let (ready, gathered) = {
-                let mut state = self.state.lock();
-                (state.ready.pop_front(), !state.gathers.is_empty())
-            };
-            let Some(ready) = ready else { break };
-            if gathered {
-                if let Err(leave) = self.flush_old(cx, &mut gathering) {
-                    self.state.lock().ready.push_front(ready);
-                    return Err(leave);
-                }
+            let mut state = self.state.lock();
+            if !state.gathers.is_empty() {
+                drop(state);
+                // Before an entry is taken: it stays where this leaves the loop.
+                self.flush_old(cx, &mut gathering)?;
+                state = self.state.lock();
             }
+            let ready = state.ready.pop_front();
+            drop(state);
+            let Some(ready) = ready else { break };
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch, left),
@@ -243,7 +285,7 @@ impl<F: Face> Engine<F> {
                     self.start_reading(cx, token)
                 }
                 Ready::Accepted(accepted) => {
-                    let (listener, accepted) = *accepted;
+                    let (listener, accepted) = accepted.into_inner();
                     listener.connected(cx, accepted)
                 }
             };
@@ -282,24 +324,17 @@ impl<F: Face> Engine<F> {
         match kind {
             Kind::Stream | Kind::Endpoint => {
                 let datagrams = matches!(kind, Kind::Endpoint);
-                let read = if datagrams {
-                    self.receivable(cx, token, scratch, left)
+                let rest = self.dispatching(token);
+                if datagrams {
+                    self.receivable(cx, token, scratch, left)?;
                 } else {
-                    self.readable(cx, token, scratch)
-                };
-                if self.take_pending(token, |pending| &mut pending.write) {
-                    if let Err(leave) = read {
-                        // The other half runs with the next run of the loop.
-                        self.requeue_write(token);
-                        return Err(leave);
-                    }
-                    return if datagrams {
-                        self.sendable(cx, token)
-                    } else {
-                        self.writable(cx, token)
-                    };
+                    self.readable(cx, token, scratch)?;
                 }
-                read
+                rest.done();
+                if !self.take_pending(token, |pending| &mut pending.write) {
+                    return Ok(());
+                }
+                if datagrams { self.sendable(cx, token) } else { self.writable(cx, token) }
             }
             Kind::Listener => self.acceptable(cx, token),
             Kind::Watcher => self.watched(cx, token),
@@ -317,13 +352,34 @@ impl<F: Face> Engine<F> {
         source.is_some_and(|source| std::mem::take(flag(source.pending())))
     }
 
+    pub(super) fn dispatching(&self, token: Token) -> Dispatching<'_, F> {
+        Dispatching { engine: self, token }
+    }
+
     /// Queues what is left of an event in front of everything, for the next run.
-    pub(super) fn requeue_write(&self, token: Token) {
+    fn requeue_write(&self, token: Token) {
         let mut state = self.state.lock();
-        if let Some(source) = state.sources.get_mut(token) {
-            source.pending().write = true;
-            state.ready.push_front(Ready::Io(token));
+        let state = &mut *state;
+        let room = state.ready.try_reserve(1).is_ok();
+        let Some(source) = state.sources.get_mut(token) else { return };
+        let pending = source.pending();
+        pending.read = false;
+        if !pending.write {
+            return;
         }
+        if room {
+            state.ready.push_front(Ready::Io(token));
+        } else {
+            pending.write = false;
+            self.find_again(state, token);
+        }
+    }
+
+    /// The selector is to report an event once more, for which there was no memory.
+    fn find_again(&self, state: &mut State<F>, token: Token) {
+        // The selector reports what is ready until it is dealt with, unless it was asked for one
+        // event. A descriptor that was closed meanwhile reports nothing, as ever.
+        let _ = self.update_watcher(state, token);
     }
 }
 

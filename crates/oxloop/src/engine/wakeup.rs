@@ -43,15 +43,11 @@ impl Wakeup {
         }
     }
 
-    /// The loop is about to wait; it looks once more at what there is to do, and then waits or
-    /// calls [`wake_up`](Self::wake_up).
-    pub(crate) fn fall_asleep(&self) {
+    /// The loop is about to wait; it looks once more at what there is to do. It is awake again when
+    /// the guard is dropped.
+    pub(crate) fn fall_asleep(&self) -> Asleep<'_> {
         self.state.store(ASLEEP, Ordering::SeqCst);
-    }
-
-    /// The wait is over.
-    pub(crate) fn wake_up(&self) {
-        self.state.store(AWAKE, Ordering::SeqCst);
+        Asleep(self)
     }
 
     /// Nobody is woken any more.
@@ -65,5 +61,14 @@ impl Wakeup {
         watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
         self.waker.lock().as_ref().map_or(Ok(()), |waker| watch(waker.descriptor()))
+    }
+}
+
+/// The loop waits, or is about to.
+pub(crate) struct Asleep<'a>(&'a Wakeup);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.state.store(AWAKE, Ordering::SeqCst);
     }
 }

@@ -35,6 +35,10 @@ impl<F: Face> Watcher<F> {
         self.reader.iter().chain(&self.writer)
     }
 
+    pub(super) fn into_callbacks(self) -> impl Iterator<Item = F::Callback> {
+        self.reader.into_iter().chain(self.writer)
+    }
+
     fn slot(&mut self, side: Side) -> &mut Option<F::Callback> {
         match side {
             Side::Read => &mut self.reader,
@@ -58,7 +62,8 @@ impl<F: Face> Engine<F> {
     /// is returned, to be cancelled).
     ///
     /// # Errors
-    /// EBADF for a closed descriptor, EPERM for what cannot be watched (a regular file).
+    /// EBADF for a closed descriptor, EPERM for what cannot be watched (a regular file);
+    /// OutOfMemory.
     pub fn watch(
         &self,
         descriptor: RawFd,
@@ -89,6 +94,7 @@ impl<F: Face> Engine<F> {
     ) -> io::Result<Option<F::Callback>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        state.reserve_source()?;
         let known = state
             .token_of(descriptor)
             .filter(|&token| matches!(state.sources.get(token), Some(Source::Watcher(_))));
@@ -115,9 +121,7 @@ impl<F: Face> Engine<F> {
         *side.flag(&mut watcher.pending) = false;
         match self.update_watcher(state, token) {
             Ok(()) => {
-                // Only now, as any number may have been given: this table is as long as the
-                // largest one.
-                state.set_token(descriptor, Some(token));
+                state.set_token(descriptor, token);
                 // Without the lock: a callback's drop is user code.
                 drop(guard);
                 drop(displaced);
@@ -151,9 +155,7 @@ impl<F: Face> Engine<F> {
         let gone = self.register(descriptor, token, &mut registered, Interest::NONE);
         state.watched = state.watched.saturating_add_signed(gone.unwrap_or(0));
         let number = descriptor.raw();
-        if state.token_of(number) == Some(token) {
-            state.set_token(number, None);
-        }
+        state.clear_token(number, token);
         Some(source)
     }
 
@@ -225,7 +227,7 @@ impl<F: Face> Engine<F> {
         }
     }
 
-    fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
+    pub(super) fn update_watcher(&self, state: &mut State<F>, token: Token) -> io::Result<()> {
         let Some(Source::Watcher(watcher)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = watcher.wanted();
         if watcher.parked && wanted != Interest::NONE {
@@ -310,12 +312,9 @@ impl<F: Face> Engine<F> {
                     drop(self.unwatch(number, side));
                     continue;
                 }
-                if let Err(leave) = F::run(cx, callback) {
-                    if self.take_pending(token, |pending| &mut pending.write) {
-                        self.requeue_write(token);
-                    }
-                    return Err(leave);
-                }
+                let rest = self.dispatching(token);
+                F::run(cx, callback)?;
+                rest.done();
             }
         }
         Ok(())

@@ -8,13 +8,15 @@ use super::*;
 use crate::sys;
 use crate::transport::connection_state::Step;
 use crate::transport::gather::may_gather;
-use crate::transport::write_buffer::COPY_LIMIT;
+use crate::transport::write_buffer::{COPY_LIMIT, WriteBuffer};
 use lock_api::MutexGuard;
 
 /// So many empty gathers are kept for reuse.
 const SPARE_GATHERS: usize = 64;
 /// Slices of one vectored send.
 const SLICES: usize = 64;
+/// Slices of a send for one call of `writelines` (IOV_MAX).
+const MOST_SLICES: usize = 1024;
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,21 +31,106 @@ pub enum Written {
     Lost,
     /// Dropped, but for what the kernel took: the loop is closed and sends no more.
     Closed,
+    /// Refused: there is no memory to keep it in. Nothing of it was sent or kept.
+    NoMemory,
 }
 
 impl<F: Face> State<F> {
     /// Where the stream's writes are gathered; made where there is nothing yet.
-    fn gather_for(&mut self, token: Token) -> Option<&mut Gather<F::Bytes, Token>> {
-        let Some(Source::Stream(stream)) = self.sources.get_mut(token) else { return None };
-        let index = *stream.gather.get_or_insert_with(|| {
-            // What is gathered is sent, though its writer drops the transport. Nothing is disowned.
-            let _ = stream.handler.own(true);
-            let mut gather = self.spare_gathers.pop().unwrap_or_default();
-            gather.target = Some(token);
-            self.gathers.push(gather);
-            self.gathers.len() - 1
+    fn gather_for(
+        &mut self,
+        token: Token,
+    ) -> Result<Option<&mut Gather<F::Bytes, Token>>, TryReserveError> {
+        let Some(Source::Stream(stream)) = self.sources.get_mut(token) else { return Ok(None) };
+        let index = match stream.gather {
+            Some(index) => index,
+            None => {
+                self.gathers.try_reserve(1)?;
+                // What is gathered is sent, though its writer drops the transport. Nothing is
+                // disowned.
+                let _ = stream.handler.own(true);
+                let mut gather = self.spare_gathers.pop().unwrap_or_default();
+                gather.target = Some(token);
+                self.gathers.push(gather);
+                *stream.gather.insert(self.gathers.len() - 1)
+            }
+        };
+        Ok(self.gathers.get_mut(index))
+    }
+
+    /// Adds a write to what is gathered: whole, or nothing of it.
+    #[inline]
+    fn gather(
+        &mut self,
+        token: Token,
+        data: &(impl Data<F::Bytes> + ?Sized),
+    ) -> Result<(), TryReserveError> {
+        match self.gather_for(token)? {
+            Some(gather) => gather.push(data),
+            None => Ok(()),
+        }
+    }
+
+    /// Likewise, several as one.
+    fn gather_all(
+        &mut self,
+        token: Token,
+        pieces: &[impl Data<F::Bytes>],
+    ) -> Result<(), TryReserveError> {
+        let Some(gather) = self.gather_for(token)? else { return Ok(()) };
+        let mark = gather.mark();
+        let gathered = pieces.iter().try_for_each(|piece| gather.push(piece));
+        gathered.inspect_err(|_| gather.rewind(mark))
+    }
+}
+
+impl<F: Face> Stream<F> {
+    /// The write buffer; made where there is none yet.
+    fn buffer_to_fill(&mut self) -> Result<&mut WriteBuffer<F::Bytes>, TryReserveError> {
+        let buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => TryBox::new(WriteBuffer::default())?,
+        };
+        Ok(self.buffer.insert(buffer))
+    }
+
+    /// Queues what the kernel has not taken, from `sent` on.
+    fn keep(
+        &mut self,
+        data: &(impl Data<F::Bytes> + ?Sized),
+        sent: usize,
+    ) -> Result<(), TryReserveError> {
+        let buffer = self.buffer_to_fill()?;
+        match data.keep() {
+            Some(kept) => buffer.push_kept(kept, sent),
+            None => buffer.push_copy(&data.bytes()[sent..]),
+        }
+    }
+
+    /// Queues several pieces: all, or none of them.
+    fn keep_all(&mut self, pieces: &[impl Data<F::Bytes>]) -> Result<(), TryReserveError> {
+        let buffer = self.buffer_to_fill()?;
+        let len = buffer.len();
+        let kept = pieces.iter().try_for_each(|piece| {
+            match piece.keep().filter(|_| piece.bytes().len() > COPY_LIMIT) {
+                Some(kept) => buffer.push_kept(kept, 0),
+                None => buffer.push_copy(piece.bytes()),
+            }
         });
-        self.gathers.get_mut(index)
+        kept.inspect_err(|_| buffer.truncate(len))
+    }
+
+    /// Sends what is queued, by one system call of at most `limit` slices.
+    fn send_buffered(&self, limit: usize) -> io::Result<usize> {
+        let Some(buffer) = &self.buffer else { return Ok(0) };
+        let Some(socket) = self.descriptor.borrow() else { return Ok(0) };
+        match buffer.single() {
+            Some(bytes) => self.medium.send(socket, bytes),
+            None => match buffer.slices(limit) {
+                Ok(slices) => self.medium.send_vectored(socket, &slices),
+                Err(_) => self.medium.send(socket, buffer.first()),
+            },
+        }
     }
 }
 
@@ -75,10 +162,10 @@ impl<F: Face> Engine<F> {
         let mut guard = match self.begin_write(cx, token, len)? {
             Begun::Ended(written) => return Ok(written),
             Begun::Gather(mut guard) => {
-                if let Some(gather) = guard.gather_for(token) {
-                    gather.push(data);
-                }
-                return Ok(Written::Taken);
+                return Ok(match guard.gather(token, data) {
+                    Ok(()) => Written::Taken,
+                    Err(_) => Written::NoMemory,
+                });
             }
             Begun::Send(guard) => guard,
         };
@@ -87,28 +174,30 @@ impl<F: Face> Engine<F> {
         };
         let deferred = stream.buffered_bytes() == 0;
         let mut sent = 0;
+        let mut failed = None;
         if deferred {
             let Some(socket) = stream.descriptor.borrow() else { return Ok(Written::Lost) };
             match stream.medium.send(socket, data.bytes()) {
                 Ok(count) if count == len => return Ok(Written::Taken),
                 Ok(count) => sent = count,
                 Err(error) if is_transient(&error) => {}
-                Err(error) => {
-                    let handler = stream.handler.get();
-                    drop(guard);
-                    if let Some(handler) = handler {
-                        handler.failed(cx, Failure::Write, error)?;
-                    }
-                    return Ok(Written::Taken);
-                }
+                Err(error) => failed = Some(error),
             }
         }
-        let buffer = stream.buffer.get_or_insert_default();
-        match data.keep() {
-            Some(kept) => buffer.push_kept(kept, sent),
-            None => buffer.push_copy(&data.bytes()[sent..]),
+        if failed.is_none() {
+            match stream.keep(data, sent) {
+                Ok(()) => return self.queued(cx, guard, token, deferred),
+                Err(_) if sent == 0 => return Ok(Written::NoMemory),
+                // The kernel has a part of it: without the rest the connection is of no use.
+                Err(error) => failed = Some(error.into()),
+            }
         }
-        self.queued(cx, guard, token, deferred)
+        let handler = stream.handler.get();
+        drop(guard);
+        if let (Some(handler), Some(error)) = (handler, failed) {
+            handler.failed(cx, Failure::Write, error)?;
+        }
+        Ok(Written::Taken)
     }
 
     /// Writes several pieces as one: one send where the kernel takes them, and flow control
@@ -125,33 +214,23 @@ impl<F: Face> Engine<F> {
         let len = pieces.iter().map(|piece| piece.bytes().len()).sum();
         match self.begin_write(cx, token, len)? {
             Begun::Ended(written) => Ok(written),
-            Begun::Gather(mut guard) => {
-                if let Some(gather) = guard.gather_for(token) {
-                    pieces.iter().for_each(|piece| gather.push(piece));
-                }
-                Ok(Written::Taken)
-            }
+            Begun::Gather(mut guard) => Ok(match guard.gather_all(token, pieces) {
+                Ok(()) => Written::Taken,
+                Err(_) => Written::NoMemory,
+            }),
             Begun::Send(mut guard) => {
                 let state = &mut *guard;
                 let Some(Source::Stream(stream)) = state.sources.get_mut(token) else {
                     return Ok(Written::Lost);
                 };
                 let deferred = stream.buffered_bytes() == 0;
-                let buffer = stream.buffer.get_or_insert_default();
-                for piece in pieces {
-                    match piece.keep().filter(|_| piece.bytes().len() > COPY_LIMIT) {
-                        Some(kept) => buffer.push_kept(kept, 0),
-                        None => buffer.push_copy(piece.bytes()),
-                    }
+                if stream.keep_all(pieces).is_err() {
+                    return Ok(Written::NoMemory);
                 }
-                let result = match stream.descriptor.borrow() {
-                    Some(socket) if deferred => {
-                        stream.medium.send_vectored(socket, &buffer.slices(1024))
-                    }
-                    _ => Ok(0),
-                };
+                let result = if deferred { stream.send_buffered(MOST_SLICES) } else { Ok(0) };
+                let buffer = &mut stream.buffer;
                 match result {
-                    Ok(sent) => buffer.consume(sent),
+                    Ok(sent) => buffer.iter_mut().for_each(|buffer| buffer.consume(sent)),
                     Err(error) if is_transient(&error) => {}
                     Err(error) => {
                         let dropped = stream.buffer.take();
@@ -164,7 +243,7 @@ impl<F: Face> Engine<F> {
                         return Ok(Written::Taken);
                     }
                 }
-                if buffer.is_empty() {
+                if stream.buffered_bytes() == 0 {
                     stream.buffer = None;
                     return Ok(Written::Taken);
                 }
@@ -274,8 +353,12 @@ impl<F: Face> Engine<F> {
         if state.gathers.iter().any(|gather| gather.target.is_some()) {
             return result;
         }
-        state.spare_gathers.append(&mut state.gathers);
-        state.spare_gathers.truncate(SPARE_GATHERS);
+        let room = SPARE_GATHERS.saturating_sub(state.spare_gathers.len());
+        state.gathers.truncate(room);
+        if state.spare_gathers.try_reserve(state.gathers.len()).is_ok() {
+            state.spare_gathers.append(&mut state.gathers);
+        }
+        state.gathers.clear();
         result
     }
 
@@ -334,9 +417,14 @@ impl<F: Face> Engine<F> {
         };
         let result = match gather.single() {
             Some(bytes) => stream.medium.send(socket, bytes),
-            None => stream.medium.send_vectored(socket, &gather.slices()),
+            // There was no memory for what should have been gathered.
+            None if gather.is_empty() => Ok(0),
+            None => match gather.slices() {
+                Ok(slices) => stream.medium.send_vectored(socket, &slices),
+                Err(_) => stream.medium.send(socket, gather.first()),
+            },
         };
-        let sent = match result {
+        let kept = match result {
             Ok(sent) if sent == gather.len() => {
                 gather.clear();
                 let idle = stream.settle();
@@ -344,25 +432,30 @@ impl<F: Face> Engine<F> {
                 drop(idle);
                 return Ok(());
             }
-            Ok(sent) => sent,
-            Err(error) if is_transient(&error) => 0,
-            Err(error) => {
+            Err(error) if !is_transient(&error) => {
                 gather.clear();
-                let handler = stream.handler.get();
-                drop(guard);
-                return match handler {
-                    Some(handler) => handler.failed(cx, failure, error),
-                    None => Ok(()),
-                };
+                Err(error)
             }
+            // The rest is queued; without memory for it the connection ends.
+            sent => match stream.buffer_to_fill() {
+                Ok(buffer) => gather.finish(sent.unwrap_or(0), buffer).map_err(io::Error::from),
+                Err(error) => {
+                    gather.clear();
+                    Err(error.into())
+                }
+            },
         };
-        gather.finish(sent, stream.buffer.get_or_insert_default());
+        if kept.is_err() {
+            stream.buffer = None;
+        }
         let handler = stream.handler.get();
         let idle = self.update_stream(state, token);
         drop(guard);
         drop(idle);
-        if let Some(handler) = handler {
-            handler.writing_deferred(cx, failure);
+        let Some(handler) = handler else { return Ok(()) };
+        match kept {
+            Ok(()) => handler.writing_deferred(cx, failure),
+            Err(error) => handler.failed(cx, failure, error)?,
         }
         Ok(())
     }
@@ -372,18 +465,14 @@ impl<F: Face> Engine<F> {
         let mut guard = self.state.lock();
         let Some(Source::Stream(stream)) = guard.sources.get_mut(token) else { return Ok(()) };
         let Some(handler) = stream.handler.get() else { return Ok(()) };
-        let Some(socket) = stream.descriptor.borrow().filter(|_| !stream.state.is_lost()) else {
+        if stream.descriptor.borrow().is_none()
+            || stream.state.is_lost()
+            || stream.buffered_bytes() == 0
+        {
             return Ok(());
-        };
-        let Some(buffer) = stream.buffer.as_mut().filter(|buffer| !buffer.is_empty()) else {
-            return Ok(());
-        };
-        let result = match buffer.single() {
-            Some(bytes) => stream.medium.send(socket, bytes),
-            None => stream.medium.send_vectored(socket, &buffer.slices(SLICES)),
-        };
-        match result {
-            Ok(count) => buffer.consume(count),
+        }
+        match stream.send_buffered(SLICES) {
+            Ok(count) => stream.buffer.iter_mut().for_each(|buffer| buffer.consume(count)),
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => {
                 stream.buffer = None;

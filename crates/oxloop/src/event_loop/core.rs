@@ -4,13 +4,14 @@ use super::EventLoop;
 use super::errors::{ExceptionContext, ExceptionHandler};
 use super::face::{Callback, Cx, RustFace};
 use super::handle::{Handle, TimerHandle};
-use crate::engine::{Engine, Handlers};
+use crate::engine::{Engine, Released};
 use crate::error::{Error, Misuse, Result};
 use crate::executor::Executor;
 use crate::signals::Signals;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::RefCell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -130,27 +131,44 @@ impl Core {
     pub(crate) fn nudge(&self) {
         let runner = self.runner.load(Ordering::SeqCst);
         if runner != 0 && runner != this_thread() {
-            self.engine.call_soon_threadsafe(Callback::Nudge);
+            // A queue that is full is looked at soon enough.
+            let _ = self.engine.call_soon_threadsafe(Callback::Nudge);
         }
     }
 
-    /// Queues a callback, from any thread. A closed loop drops it.
-    pub(crate) fn schedule(&self, callback: Callback) {
+    /// Queues a callback, from any thread. A closed loop drops it, and one without memory for the
+    /// queue; false then.
+    pub(crate) fn schedule(&self, callback: Callback) -> bool {
         if self.is_closed() {
-            return drop(callback);
+            drop(callback);
+            return false;
         }
-        if self.runs_here() {
-            return self.engine.call_soon(callback);
+        let queued = if self.runs_here() {
+            self.engine.call_soon(callback)
+        } else {
+            self.engine.call_soon_threadsafe(callback)
+        };
+        if let Err(error) = &queued {
+            log::error!(target: "oxloop", "A callback is dropped: {error}");
         }
-        self.engine.call_soon_threadsafe(callback);
-        if self.is_closed() {
+        if self.is_closed() && !self.runs_here() {
             // Closed meanwhile: the queue has to be emptied again.
-            self.engine.close();
+            self.engine.close(drop);
         }
+        queued.is_ok()
     }
 
-    pub(crate) fn call_soon(&self, handle: Handle) {
-        self.schedule(Callback::Call(handle));
+    pub(crate) fn call_soon(&self, handle: Handle) -> bool {
+        self.schedule(Callback::Call(handle))
+    }
+
+    /// Why a promise was dropped that the loop's thread was to keep.
+    pub(crate) fn refused(&self) -> Error {
+        if self.is_closed() {
+            Misuse::LoopClosed.into()
+        } else {
+            io::Error::from(io::ErrorKind::OutOfMemory).into()
+        }
     }
 
     /// Queues a callback for a time on the loop's clock, seconds. A closed loop drops it.
@@ -165,7 +183,10 @@ impl Core {
             timer.cancel();
         } else {
             handle.schedule();
-            self.engine.call_at(when, Callback::Call(handle));
+            if let Err(error) = self.engine.call_at(when, Callback::Call(handle)) {
+                log::error!(target: "oxloop", "A callback is dropped: {error}");
+                timer.unscheduled();
+            }
             self.nudge();
         }
         timer
@@ -200,19 +221,18 @@ impl Core {
         }
         let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
-        let Handlers { streams, listeners, watchers } = self.engine.handlers();
-        let endpoints = self.engine.endpoints();
-        self.engine.close();
-        endpoints.iter().for_each(|endpoint| endpoint.0.abandon());
-        streams.iter().for_each(|stream| stream.0.abandon());
-        listeners.iter().for_each(|listener| listener.abandon());
-        watchers.iter().for_each(Callback::cancel);
+        self.engine.close(|released| match released {
+            Released::Stream(stream) => stream.0.abandon(),
+            Released::Endpoint(endpoint) => endpoint.0.abandon(),
+            Released::Listener(listener) => listener.abandon(),
+            Released::Watcher(callback) => callback.cancel(),
+        });
         self.executor.shutdown();
         let handler = self.exception_handler.lock().take();
         drop(handler);
         drop(entered);
         // What other threads sent meanwhile.
-        self.engine.close();
+        self.engine.close(drop);
         Ok(())
     }
 }

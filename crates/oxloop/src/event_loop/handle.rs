@@ -175,6 +175,12 @@ impl TimerHandle {
         self.when
     }
 
+    /// There was no memory for it among the timers.
+    pub(super) fn unscheduled(&self) {
+        self.handle.unschedule();
+        self.handle.cancel();
+    }
+
     /// Keeps the callback from running, and drops it; after it has run nothing happens.
     pub fn cancel(&self) {
         if self.handle.mark_cancelled() {

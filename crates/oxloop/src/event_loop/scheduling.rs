@@ -8,7 +8,8 @@ impl EventLoop {
     /// Queues a callback behind all that is queued already; it runs once, in the next turn.
     /// From any thread: another thread's call wakes the loop.
     ///
-    /// A closed loop drops the callback.
+    /// A closed loop drops the callback, and so does one that has no memory left to queue it: the
+    /// handle is [cancelled](Handle::cancelled) then.
     ///
     /// Source: *loop.call_soon*.
     ///
@@ -23,10 +24,9 @@ impl EventLoop {
     /// ```
     pub fn call_soon(&self, callback: impl FnOnce() + Send + 'static) -> Handle {
         let handle = Handle::once(callback);
-        if self.is_closed() {
+        if !self.core().call_soon(handle.clone()) {
             handle.cancel();
         }
-        self.core().call_soon(handle.clone());
         handle
     }
 

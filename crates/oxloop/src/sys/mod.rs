@@ -13,6 +13,7 @@
 //! | [`Child`] | a child process: its exit, signals to it |
 //! | `enlarge` | lets a pipe hold more; does nothing where there is no such thing |
 //! | `unix_name` | the name in a Unix socket's address |
+//! | `zeroed` | memory for a buffer |
 //!
 //! Linux has them by epoll(7) and eventfd(2). A kqueue system follows by adding
 //! `unix/selector/kqueue.rs` and `unix/waker/pipe.rs` beside these.
@@ -20,7 +21,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("oxloop runs on Linux (x86-64, aarch64) only, for now");
 
+#[cfg(test)]
+pub(crate) mod failing;
 mod unix;
+mod zeroed;
 
 pub(crate) use unix::clock::monotonic;
 pub use unix::descriptor::Descriptor;
@@ -37,3 +41,4 @@ pub(crate) use unix::socket::{
     unix_name,
 };
 pub(crate) use unix::waker::Waker;
+pub(crate) use zeroed::zeroed;

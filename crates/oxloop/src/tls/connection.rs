@@ -2,7 +2,7 @@
 //! application above.
 
 use super::engine::TlsEngine;
-use super::layer::TlsLayer;
+use super::layer::{FATAL, TlsLayer};
 use super::options::Timeouts;
 use super::rustls::Rustls;
 use super::sendfile::SendFile;
@@ -112,7 +112,7 @@ impl TlsConnection {
     /// of the protocol's that ends the connection.
     pub(super) fn flow_on(&self, flow: impl FnOnce(&TlsConnection, Fresh<'_>) -> Result<()>) {
         if let Err(error) = flow(self, &Cell::new(&[])) {
-            self.below.report("Fatal error on SSL protocol", error.again());
+            self.below.report(FATAL, error.again());
             self.below.force_close(self.core().cx(), Some(error));
         }
     }
@@ -178,7 +178,7 @@ impl TlsConnection {
         let written = self.wire.lock().write(pieces, session == Session::Wrapped);
         self.flow_on(|tls, fresh| match written {
             Ok(()) => tls.written(fresh),
-            Err(error) => tls.fatal_error(fresh, error.into(), "Fatal error on SSL protocol"),
+            Err(error) => tls.fatal_error(fresh, error.into(), FATAL),
         });
     }
 
@@ -265,9 +265,13 @@ impl AnyProtocol for TlsConnection {
 
     fn data_received(&self, _: &Transport, data: &[u8]) -> Result<(), Panicked> {
         let fresh = Cell::new(data);
-        let result = self.fed(&fresh);
+        let mut result = self.fed(&fresh);
         if self.session() != Session::Unwrapped {
-            self.wire.lock().keep(&fresh);
+            let kept = self.wire.lock().keep(&fresh);
+            if let Err(error) = kept {
+                let error = io::Error::from(error).into();
+                result = result.and(self.fatal_error(&fresh, error, FATAL));
+            }
         }
         result.map_err(panicked)
     }

@@ -35,14 +35,16 @@ impl TlsConnection {
         let mut filled = 0;
         let end = loop {
             if buffer.len() < filled + ROOM {
-                buffer.resize((2 * filled).max(2 * ROOM), 0);
+                if let Err(error) = grow(&mut buffer, (2 * filled).max(2 * ROOM)) {
+                    break Err(error);
+                }
             }
             let (count, end) = self.wire.lock().fill(fresh, &mut buffer[filled..]);
             filled += count;
             match end {
                 Ok(None) => {}
                 Ok(Some(end)) => break Ok(end),
-                Err(error) => break Err(error),
+                Err(error) => break Err(error.into()),
             }
         };
         let received = match filled {
@@ -271,4 +273,11 @@ impl TlsLayer for TlsConnection {
         self.soon(|tls| tls.flow_on(|tls, fresh| tls.resumed(fresh)));
         Ok(())
     }
+}
+
+/// Makes a buffer so long.
+fn grow(buffer: &mut Vec<u8>, len: usize) -> Result<()> {
+    buffer.try_reserve_exact(len - buffer.len()).map_err(io::Error::from)?;
+    buffer.resize(len, 0);
+    Ok(())
 }

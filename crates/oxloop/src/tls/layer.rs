@@ -436,4 +436,4 @@ pub trait TlsLayer {
 }
 
 /// asyncio's words for an error while data is read or written.
-const FATAL: &str = "Fatal error on SSL protocol";
+pub(crate) const FATAL: &str = "Fatal error on SSL protocol";

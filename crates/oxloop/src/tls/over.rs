@@ -2,7 +2,7 @@
 
 use crate::address::Address;
 use crate::connect::Unclaimed;
-use crate::error::{Misuse, Result};
+use crate::error::Result;
 use crate::event_loop::core::Core;
 use crate::event_loop::promise;
 use crate::protocol::cell::AnyProtocol;
@@ -65,8 +65,8 @@ impl Over {
                 };
                 Connection::open(cx, socket, peer, protocol, None, drop);
             });
-            let transport = waiter.await.map_err(|_| Misuse::LoopClosed)?;
-            handshake.await.map_err(|_| Misuse::LoopClosed)??;
+            let transport = waiter.await.map_err(|_| core.refused())?;
+            handshake.await.map_err(|_| core.refused())??;
             return transport.claim();
         }
         core.act(move |cx| {
@@ -81,6 +81,6 @@ impl Over {
                 },
             );
         });
-        waiter.await.map_err(|_| Misuse::LoopClosed)?.claim()
+        waiter.await.map_err(|_| core.refused())?.claim()
     }
 }

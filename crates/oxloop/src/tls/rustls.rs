@@ -2,12 +2,30 @@
 
 use super::engine::{Decrypted, TlsEngine};
 use super::layer::Progress;
+use crate::memory::append;
 use ::rustls::client::ClientConnection;
 use ::rustls::pki_types::ServerName;
 use ::rustls::server::ServerConnection;
 use ::rustls::{ClientConfig, Connection, Error, ServerConfig};
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
+
+/// So much is encrypted at once at most, bytes: memory of rustls' own cannot run out in good order.
+const PART: usize = 256 * 1024;
+
+/// Adds to a vector; OutOfMemory if it cannot grow.
+struct Fallible<'a>(&'a mut Vec<u8>);
+
+impl Write for Fallible<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        append(self.0, data)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A rustls connection.
 pub(super) struct Rustls {
@@ -54,7 +72,7 @@ impl Rustls {
     /// Moves ciphertext out of rustls.
     fn collect(&mut self) {
         while self.connection.wants_write() {
-            if let Err(error) = self.connection.write_tls(&mut self.outgoing) {
+            if let Err(error) = self.connection.write_tls(&mut Fallible(&mut self.outgoing)) {
                 self.fail(error);
                 break;
             }
@@ -128,9 +146,25 @@ impl TlsEngine for Rustls {
 
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> Result<usize, Error> {
         self.check()?;
-        let written = self.connection.writer().write_vectored(pieces);
-        self.collect();
-        written.map_err(|error| Error::General(error.to_string()))
+        if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= PART {
+            let written = self.connection.writer().write_vectored(pieces);
+            self.collect();
+            return written.map_err(|error| Error::General(error.to_string()));
+        }
+        let mut total = 0;
+        for piece in pieces {
+            for part in piece.chunks(PART) {
+                let written = self.connection.writer().write(part);
+                self.collect();
+                let written = written.map_err(|error| Error::General(error.to_string()))?;
+                self.check()?;
+                total += written;
+                if written < part.len() {
+                    return Ok(total);
+                }
+            }
+        }
+        Ok(total)
     }
 
     fn unwrap(&mut self) -> Result<Progress, Error> {

@@ -2,12 +2,14 @@
 
 use super::engine::{Decrypted, TlsEngine};
 use super::layer::Progress;
+use crate::error::Error;
+use crate::memory::{append, copied};
 use crate::transport::Payload;
 use crate::transport::gather::Data;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::collections::{TryReserveError, VecDeque};
+use std::io::{self, IoSlice};
 
 /// Ciphertext that has just come in and lies in the loop's buffer: what an engine does not take at
 /// once is kept.
@@ -17,29 +19,77 @@ pub(crate) type Fresh<'a> = &'a Cell<&'a [u8]>;
 pub(super) struct Wire<E> {
     pub(super) engine: E,
     /// Ciphertext that the engine did not take yet.
-    incoming: BytesMut,
+    incoming: Kept,
     /// Plain text that it did not take yet.
     backlog: VecDeque<Bytes>,
     backlog_size: usize,
 }
 
+/// Bytes that are added behind and taken in front.
+struct Kept {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Kept {
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.bytes.len() {
+            // A burst is over: its memory is not needed any more.
+            *self = Kept { bytes: Vec::new(), start: 0 };
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), TryReserveError> {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        append(&mut self.bytes, bytes)
+    }
+}
+
+/// Why what was written is not encrypted.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unwritten<E> {
+    /// The engine has failed.
+    Engine(E),
+    /// There is no memory to keep it in.
+    NoMemory,
+}
+
+impl<E> From<TryReserveError> for Unwritten<E> {
+    fn from(_: TryReserveError) -> Unwritten<E> {
+        Unwritten::NoMemory
+    }
+}
+
+impl<E: Into<Error>> From<Unwritten<E>> for Error {
+    fn from(unwritten: Unwritten<E>) -> Error {
+        match unwritten {
+            Unwritten::Engine(error) => error.into(),
+            Unwritten::NoMemory => io::Error::from(io::ErrorKind::OutOfMemory).into(),
+        }
+    }
+}
+
 impl<E: TlsEngine> Wire<E> {
     /// An engine, and the first ciphertext for it.
     pub(super) fn new(engine: E, received: Bytes) -> Wire<E> {
-        let incoming = received.into();
+        let incoming = Kept { bytes: received.into(), start: 0 };
         Wire { engine, incoming, backlog: VecDeque::new(), backlog_size: 0 }
     }
 
     /// Feeds the engine; false where there is nothing for it, or it takes nothing.
     fn supply(&mut self, fresh: Fresh<'_>) -> bool {
-        let kept = self.engine.feed(&self.incoming);
+        let kept = self.engine.feed(self.incoming.unread());
         self.incoming.advance(kept);
-        if !self.incoming.is_empty() {
+        if !self.incoming.unread().is_empty() {
             return kept > 0;
-        }
-        if kept > 0 {
-            // A burst is over: its memory is not needed any more.
-            self.incoming = BytesMut::new();
         }
         let data = fresh.get();
         let taken = self.engine.feed(data);
@@ -48,13 +98,16 @@ impl<E: TlsEngine> Wire<E> {
     }
 
     /// Keeps what came in and was not taken.
-    pub(super) fn keep(&mut self, fresh: Fresh<'_>) {
-        self.incoming.extend_from_slice(fresh.replace(&[]));
+    pub(super) fn keep(&mut self, fresh: Fresh<'_>) -> Result<(), TryReserveError> {
+        match fresh.replace(&[]) {
+            [] => Ok(()),
+            rest => self.incoming.push(rest),
+        }
     }
 
     /// Ciphertext, and decrypted data, that were not read yet, bytes.
     pub(super) fn incoming(&self, fresh: Fresh<'_>) -> usize {
-        self.incoming.len() + fresh.get().len() + self.engine.unread()
+        self.incoming.unread().len() + fresh.get().len() + self.engine.unread()
     }
 
     /// What was written and not given out yet, bytes.
@@ -96,7 +149,7 @@ impl<E: TlsEngine> Wire<E> {
                 Ok(Decrypted::Again) if self.supply(fresh) => {}
                 Ok(Decrypted::CloseNotify) => {
                     // Nothing that comes after it is anybody's.
-                    self.incoming = BytesMut::new();
+                    self.incoming = Kept { bytes: Vec::new(), start: 0 };
                     fresh.set(&[]);
                     return (filled, Ok(Some(Decrypted::CloseNotify)));
                 }
@@ -108,25 +161,34 @@ impl<E: TlsEngine> Wire<E> {
 
     /// Encrypts what is written; what the engine does not take is kept, and all of it where the
     /// session is not `ready`.
-    pub(super) fn write(&mut self, pieces: &[Payload<'_>], ready: bool) -> Result<(), E::Error> {
+    pub(super) fn write(
+        &mut self,
+        pieces: &[Payload<'_>],
+        ready: bool,
+    ) -> Result<(), Unwritten<E::Error>> {
         let mut taken = 0;
         if ready && self.backlog.is_empty() {
-            taken = match pieces {
-                [piece] => self.engine.write(&[IoSlice::new(piece.bytes())])?,
+            let written = match pieces {
+                [piece] => self.engine.write(&[IoSlice::new(piece.bytes())]),
                 pieces => {
-                    let slices: Vec<_> =
-                        pieces.iter().map(|piece| IoSlice::new(piece.bytes())).collect();
-                    self.engine.write(&slices)?
+                    let mut slices = Vec::new();
+                    slices.try_reserve_exact(pieces.len())?;
+                    slices.extend(pieces.iter().map(|piece| IoSlice::new(piece.bytes())));
+                    self.engine.write(&slices)
                 }
             };
+            taken = written.map_err(Unwritten::Engine)?;
         }
         for piece in pieces {
             let bytes = piece.bytes();
             let skip = taken.min(bytes.len());
             taken -= skip;
             if skip < bytes.len() {
-                let kept = piece.keep().map(|kept| kept.slice(skip..));
-                let kept = kept.unwrap_or_else(|| Bytes::copy_from_slice(&bytes[skip..]));
+                self.backlog.try_reserve(1)?;
+                let kept = match piece.keep() {
+                    Some(kept) => kept.slice(skip..),
+                    None => copied(&bytes[skip..])?.into(),
+                };
                 self.backlog_size += kept.len();
                 self.backlog.push_back(kept);
             }
@@ -151,7 +213,7 @@ impl<E: TlsEngine> Wire<E> {
     /// Gives up all that waits. What was written is dropped by the caller, under no lock.
     #[must_use]
     pub(super) fn clear(&mut self) -> VecDeque<Bytes> {
-        self.incoming = BytesMut::new();
+        self.incoming = Kept { bytes: Vec::new(), start: 0 };
         self.backlog_size = 0;
         drop(self.engine.take());
         std::mem::take(&mut self.backlog)
@@ -266,7 +328,7 @@ mod tests {
                     Ok(None) => prop_assert_eq!(filled, room.len()),
                     end => prop_assert_eq!(end, Ok(Some(Decrypted::Again))),
                 }
-                wire.keep(&fresh);
+                wire.keep(&fresh).unwrap();
                 prop_assert_eq!(fresh.get(), b"");
             }
             let mut room = vec![0; sent.len() + 1];

@@ -105,7 +105,12 @@ impl DatagramTransport {
             }
             Err(error) => Sent::Failed(error),
         };
-        if let Sent::Failed(error) = sent {
+        let failed = match sent {
+            Sent::Failed(error) => Some(error),
+            Sent::NoMemory => Some(io::ErrorKind::OutOfMemory.into()),
+            Sent::Taken | Sent::Lost => None,
+        };
+        if let Some(error) = failed {
             // Its protocol may be the caller.
             let transport = self.clone();
             core.call_soon(Handle::once(move || transport.tell_error(error)));
@@ -233,7 +238,8 @@ impl DatagramTransport {
     }
 
     /// Makes the transport of a socket, and queues `connection_made`, the start of reading, and
-    /// `then`, in that order. For the loop's thread.
+    /// `then`, in that order. For the loop's thread. Without memory the socket is closed, and nothing
+    /// of it happens.
     pub(crate) fn open(
         cx: Cx<'_>,
         socket: Socket,
@@ -244,7 +250,12 @@ impl DatagramTransport {
         let engine = &cx.core.engine;
         let (peer, local) = (Address::peer(&socket), Address::own(&socket));
         let kind = EndpointKind { remote: remote.is_some(), other: false };
-        let token = engine.add_endpoint(Descriptor::Lent(socket.as_raw_fd()), kind);
+        let token = match engine.add_endpoint(Descriptor::Lent(socket.as_raw_fd()), kind) {
+            Ok(token) => token,
+            Err(error) => {
+                return log::error!(target: "oxloop", "An endpoint is closed: {error}");
+            }
+        };
         let protocol = ProtocolSlot::new(Some(protocol));
         let socket = Mutex::new(Some(Arc::new(socket)));
         let core = cx.core.clone();
@@ -255,11 +266,19 @@ impl DatagramTransport {
             return transport.abandon();
         }
         let made = transport.clone();
-        engine.call_soon(Callback::Call(Handle::once(move || {
+        let made = Callback::Call(Handle::once(move || {
             made.call("connection_made", |protocol| protocol.connection_made(&made));
-        })));
-        engine.start_reading_soon(token);
-        engine.call_soon(Callback::Call(Handle::once(move || then(transport))));
+        }));
+        let queued = engine
+            .reserve_soon(3)
+            .and_then(|()| engine.call_soon(made))
+            .and_then(|()| engine.start_reading_soon(token));
+        if queued.is_err() {
+            return transport.abandon();
+        }
+        if engine.call_soon(Callback::Call(Handle::once(move || then(transport)))).is_err() {
+            log::error!(target: "oxloop", "An endpoint has no memory left to be told of");
+        }
     }
 
     fn tell_error(&self, error: io::Error) {

@@ -1,6 +1,7 @@
 //! Datagrams waiting to be sent: a queue which owns them (pure).
 
-use std::collections::VecDeque;
+use crate::memory::copied;
+use std::collections::{TryReserveError, VecDeque};
 
 /// One datagram and where it goes.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ pub struct Datagram<B, A> {
 
 #[derive(Debug)]
 enum Kept<B> {
-    Copied(Box<[u8]>),
+    Copied(Vec<u8>),
     /// Kept without a copy (an immutable `bytes` object).
     Shared(B),
 }
@@ -24,8 +25,11 @@ impl<B: AsRef<[u8]>, A> Datagram<B, A> {
     }
 
     /// A datagram with a copy of `data`.
-    pub fn copied(data: &[u8], to: A) -> Datagram<B, A> {
-        Datagram { data: Kept::Copied(data.into()), to }
+    ///
+    /// # Errors
+    /// There is no memory for the copy.
+    pub fn copied(data: &[u8], to: A) -> Result<Datagram<B, A>, TryReserveError> {
+        Ok(Datagram { data: Kept::Copied(copied(data)?), to })
     }
 
     /// What it carries; it may be nothing.
@@ -67,13 +71,19 @@ impl<B: AsRef<[u8]>, A> DatagramQueue<B, A> {
         self.size
     }
 
-    /// Appends a datagram.
+    /// Makes sure that the next [`push`](Self::push) needs no memory, nor a
+    /// [`push_front`](Self::push_front) after it.
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.datagrams.try_reserve(2)
+    }
+
+    /// Appends a datagram; [`reserve`](Self::reserve) first.
     pub fn push(&mut self, datagram: Datagram<B, A>) {
         self.size += datagram.bytes().len() + self.header;
         self.datagrams.push_back(datagram);
     }
 
-    /// Puts back what [`pop`](Self::pop) took.
+    /// Puts back the one that [`pop`](Self::pop) took. Its place was kept for it.
     pub fn push_front(&mut self, datagram: Datagram<B, A>) {
         self.size += datagram.bytes().len() + self.header;
         self.datagrams.push_front(datagram);
@@ -95,6 +105,7 @@ impl<B: AsRef<[u8]>, A> DatagramQueue<B, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::without_memory;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -115,20 +126,33 @@ mod tests {
 
     proptest! {
         /// Whatever is done to it, the queue holds the datagrams in order, whole and each to its
-        /// own place, and its size is what they add up to.
+        /// own place, and its size is what they add up to. One that there is no memory for changes
+        /// nothing; for one that is put back there always is.
         #[test]
-        fn is_a_queue(header in 0usize..10, steps in prop::collection::vec(step(), 0..100)) {
+        fn is_a_queue(
+            header in 0usize..10,
+            steps in prop::collection::vec((step(), any::<bool>()), 0..100),
+        ) {
             let mut queue: DatagramQueue<Vec<u8>, usize> = DatagramQueue::new(header);
             let mut model: VecDeque<(Vec<u8>, usize)> = VecDeque::new();
-            for (number, step) in steps.into_iter().enumerate() {
+            for (number, (step, memory)) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Push(data, true) => {
-                        model.push_back((data.clone(), number));
-                        queue.push(Datagram::shared(data, number));
-                    }
-                    Step::Push(data, false) => {
-                        queue.push(Datagram::copied(&data, number));
-                        model.push_back((data, number));
+                    Step::Push(data, shared) => {
+                        let datagram = if shared {
+                            Datagram::shared(data.clone(), number)
+                        } else {
+                            let copied = without_memory(|| Datagram::copied(&data, number));
+                            let failed: Result<Datagram<Vec<u8>, _>, _> = copied;
+                            prop_assert_eq!(failed.is_err(), !data.is_empty());
+                            Datagram::copied(&data, number).unwrap()
+                        };
+                        let mut reserve = || queue.reserve();
+                        let reserved = if memory { reserve() } else { without_memory(reserve) };
+                        prop_assert!(reserved.is_ok() || !memory);
+                        if reserved.is_ok() {
+                            without_memory(|| queue.push(datagram));
+                            model.push_back((data, number));
+                        }
                     }
                     Step::Pop => {
                         let popped = queue.pop().map(|one| (one.bytes().to_vec(), one.to));
@@ -136,7 +160,12 @@ mod tests {
                     }
                     Step::PutBack => {
                         if let Some(datagram) = queue.pop() {
-                            queue.push_front(datagram);
+                            // Others may have come meanwhile.
+                            if queue.reserve().is_ok() {
+                                queue.push(Datagram::shared(Vec::new(), number));
+                                model.push_back((Vec::new(), number));
+                            }
+                            without_memory(|| queue.push_front(datagram));
                         }
                     }
                 }

@@ -8,6 +8,7 @@
 
 use super::flow_control::Limits;
 use super::write_buffer::{COPY_LIMIT, WriteBuffer};
+use std::collections::TryReserveError;
 use std::io::IoSlice;
 
 /// The most that is gathered, bytes.
@@ -34,6 +35,17 @@ pub trait Data<B> {
 /// Whether `more` bytes may join so many that are gathered.
 pub fn may_gather(gathered: usize, more: usize, limits: Limits) -> bool {
     gathered + more <= GATHER_LIMIT.min(limits.high())
+}
+
+/// Where a gather stood.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    arena: usize,
+    pieces: usize,
+    /// How much of the arena the last piece had.
+    last: usize,
+    len: usize,
+    writes: usize,
 }
 
 /// The gathered writes to one connection.
@@ -66,27 +78,57 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
     }
 
     /// Whether nothing is gathered.
-    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Adds a write; ask [`may_gather`] first.
-    pub fn push(&mut self, data: &(impl Data<B> + ?Sized)) {
+    ///
+    /// # Errors
+    /// There is no memory; nothing was added.
+    pub fn push(&mut self, data: &(impl Data<B> + ?Sized)) -> Result<(), TryReserveError> {
         let bytes = data.bytes();
-        self.writes += 1;
-        self.len += bytes.len();
         if bytes.len() > COPY_LIMIT {
             if let Some(kept) = data.keep() {
+                self.pieces.try_reserve(1)?;
                 self.pieces.push(Piece::Kept(kept));
-                return;
+                self.len += bytes.len();
+                self.writes += 1;
+                return Ok(());
+            }
+        }
+        self.arena.try_reserve(bytes.len())?;
+        match self.pieces.last_mut() {
+            Some(Piece::Arena(len)) => *len += bytes.len(),
+            _ => {
+                self.pieces.try_reserve(1)?;
+                self.pieces.push(Piece::Arena(bytes.len()));
             }
         }
         self.arena.extend_from_slice(bytes);
-        match self.pieces.last_mut() {
-            Some(Piece::Arena(len)) => *len += bytes.len(),
-            _ => self.pieces.push(Piece::Arena(bytes.len())),
+        self.len += bytes.len();
+        self.writes += 1;
+        Ok(())
+    }
+
+    /// Where the gather stands, to go back to.
+    pub fn mark(&self) -> Mark {
+        let last = match self.pieces.last() {
+            Some(Piece::Arena(len)) => *len,
+            _ => 0,
+        };
+        let (arena, pieces) = (self.arena.len(), self.pieces.len());
+        Mark { arena, pieces, last, len: self.len, writes: self.writes }
+    }
+
+    /// Takes back what was added since.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.pieces.truncate(mark.pieces);
+        if let Some(Piece::Arena(len)) = self.pieces.last_mut() {
+            *len = mark.last;
         }
+        self.arena.truncate(mark.arena);
+        (self.len, self.writes) = (mark.len, mark.writes);
     }
 
     /// All of it as one slice, where it is one.
@@ -98,10 +140,23 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
         }
     }
 
+    /// The first of its pieces.
+    pub fn first(&self) -> &[u8] {
+        match self.pieces.first() {
+            Some(Piece::Arena(len)) => &self.arena[..*len],
+            Some(Piece::Kept(bytes)) => bytes.as_ref(),
+            None => &[],
+        }
+    }
+
     /// All of it in order.
-    pub fn slices(&self) -> Vec<IoSlice<'_>> {
+    ///
+    /// # Errors
+    /// There is no memory for that; [`first`](Self::first) needs none.
+    pub fn slices(&self) -> Result<Vec<IoSlice<'_>>, TryReserveError> {
         let mut start = 0;
-        let mut slices = Vec::with_capacity(self.pieces.len());
+        let mut slices = Vec::new();
+        slices.try_reserve_exact(self.pieces.len())?;
         for piece in &self.pieces {
             slices.push(IoSlice::new(match piece {
                 Piece::Arena(len) => {
@@ -111,11 +166,24 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
                 Piece::Kept(bytes) => bytes.as_ref(),
             }));
         }
-        slices
+        Ok(slices)
     }
 
     /// Empties the gather; what lies behind the first `sent` bytes moves into `rest`.
-    pub fn finish(&mut self, sent: usize, rest: &mut WriteBuffer<B>) {
+    ///
+    /// # Errors
+    /// There is no memory; a part of it is lost.
+    pub fn finish(
+        &mut self,
+        sent: usize,
+        rest: &mut WriteBuffer<B>,
+    ) -> Result<(), TryReserveError> {
+        let moved = self.move_rest(sent, rest);
+        self.clear();
+        moved
+    }
+
+    fn move_rest(&mut self, sent: usize, rest: &mut WriteBuffer<B>) -> Result<(), TryReserveError> {
         let (mut skip, mut start) = (sent, 0);
         for piece in self.pieces.drain(..) {
             let len = match &piece {
@@ -126,13 +194,13 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
             skip -= offset;
             match piece {
                 Piece::Arena(_) => {
-                    rest.push_copy(&self.arena[start + offset..start + len]);
+                    rest.push_copy(&self.arena[start + offset..start + len])?;
                     start += len;
                 }
-                Piece::Kept(bytes) => rest.push_kept(bytes, offset),
+                Piece::Kept(bytes) => rest.push_kept(bytes, offset)?,
             }
         }
-        self.clear();
+        Ok(())
     }
 
     /// Drops all of it.
@@ -148,44 +216,71 @@ impl<B: AsRef<[u8]>, T> Gather<B, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::{allow, with_allocations};
     use proptest::prelude::*;
 
-    struct Write(Vec<u8>, bool);
+    /// Data, whether it can be kept, and what memory there is after that.
+    struct Write(Vec<u8>, bool, usize);
 
     impl Data<Vec<u8>> for Write {
         fn bytes(&self) -> &[u8] {
             &self.0
         }
         fn keep(&self) -> Option<Vec<u8>> {
-            self.1.then(|| self.0.clone())
+            // A face's reference costs no memory.
+            self.1
+                .then(|| with_allocations(usize::MAX, || self.0.clone()))
+                .inspect(|_| allow(self.2))
         }
     }
 
     proptest! {
-        /// Whatever part the kernel takes, the rest is queued in order, whole.
+        /// Whatever part the kernel takes, the rest is queued in order, whole. What there is no
+        /// memory for, and what is taken back, changes nothing.
         #[test]
         fn what_is_not_sent_is_queued(
             writes in prop::collection::vec(
-                (prop_oneof![0usize..100, COPY_LIMIT - 1..COPY_LIMIT + 3], any::<bool>()), 0..10,
+                (
+                    prop_oneof![0usize..100, COPY_LIMIT - 1..COPY_LIMIT + 3],
+                    any::<bool>(),
+                    0usize..4,
+                    0usize..4,
+                ),
+                0..10,
             ),
             part in 0.0f64..=1.0,
         ) {
             let mut gather = Gather::<Vec<u8>>::default();
             let mut all = Vec::new();
-            for (number, &(len, keep)) in writes.iter().enumerate() {
+            let mut count = 0;
+            for (number, &(len, keep, memory, rewind)) in writes.iter().enumerate() {
                 let data: Vec<u8> = (0..len).map(|i| (i * 7 + number) as u8).collect();
-                all.extend_from_slice(&data);
-                gather.push(&Write(data, keep));
+                let mark = gather.mark();
+                let memory = if memory < 3 { memory } else { usize::MAX };
+                let write = Write(data, keep, memory);
+                if with_allocations(memory, || gather.push(&write)).is_err() {
+                    prop_assert!(memory < 3);
+                } else if rewind == 0 {
+                    gather.rewind(mark);
+                } else {
+                    all.extend_from_slice(&write.0);
+                    count += 1;
+                }
+                prop_assert_eq!((gather.len(), gather.writes()), (all.len(), count));
             }
-            let seen: Vec<u8> = gather.slices().iter().flat_map(|s| s.to_vec()).collect();
+            let slices = gather.slices().unwrap();
+            let seen: Vec<u8> = slices.iter().flat_map(|s| s.to_vec()).collect();
             prop_assert_eq!(&seen, &all);
+            prop_assert!(seen.starts_with(gather.first()));
             if let Some(single) = gather.single() {
                 prop_assert_eq!(single, &all[..]);
             }
+            drop(slices);
             let sent = (all.len() as f64 * part) as usize;
             let mut rest = WriteBuffer::default();
-            gather.finish(sent, &mut rest);
-            let left: Vec<u8> = rest.slices(usize::MAX).iter().flat_map(|s| s.to_vec()).collect();
+            gather.finish(sent, &mut rest).unwrap();
+            let slices = rest.slices(usize::MAX).unwrap();
+            let left: Vec<u8> = slices.iter().flat_map(|s| s.to_vec()).collect();
             prop_assert_eq!(&left[..], &all[sent..]);
             prop_assert!(gather.is_empty());
         }

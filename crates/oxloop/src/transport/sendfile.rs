@@ -251,7 +251,7 @@ async fn copy(
 /// Reads at a position, or on from where the file is where it has no positions and none but its
 /// beginning was asked for.
 fn read_at(file: impl AsFd, start: u64, at: u64, size: usize) -> io::Result<Vec<u8>> {
-    let mut piece = vec![0; size];
+    let mut piece = sys::zeroed(size)?;
     let read = retry_on_intr(|| match rustix::io::pread(&file, &mut *piece, at) {
         Err(Errno::SPIPE) if start == 0 => rustix::io::read(&file, &mut *piece),
         result => result,

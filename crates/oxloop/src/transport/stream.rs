@@ -13,6 +13,7 @@ use crate::event_loop::{ExceptionContext, Handle, Promise};
 use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
 use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::server::Attachment;
+use crate::sys::zeroed;
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::convert::Infallible;
@@ -62,7 +63,8 @@ pub(crate) struct StreamCell(pub(crate) Transport);
 impl Connection {
     /// Makes a transport of a connected socket, and queues `connection_made`, the start of
     /// reading, and `then`, in that order. For the loop's thread. `protocol` is given the transport
-    /// for a look at where it will be; it comes before everything else.
+    /// for a look at where it will be; it comes before everything else. Without memory the socket is
+    /// closed, and nothing of it happens.
     pub(crate) fn open(
         cx: Cx<'_>,
         socket: Socket,
@@ -77,9 +79,13 @@ impl Connection {
             // asyncio sets it on every TCP connection; elsewhere it means nothing.
             let _ = socket.set_tcp_nodelay(true);
         }
-        let token = engine.add_stream(Descriptor::Lent(socket.as_raw_fd()));
-        let held = Held { socket: Some(Arc::new(socket)), server, ..Held::default() };
-        Connection::start(cx, token, (local, peer), held, protocol, then);
+        match engine.add_stream(Descriptor::Lent(socket.as_raw_fd())) {
+            Ok(token) => {
+                let held = Held { socket: Some(Arc::new(socket)), server, ..Held::default() };
+                Connection::start(cx, token, (local, peer), held, protocol, then);
+            }
+            Err(error) => log::error!(target: "oxloop", "A connection is closed: {error}"),
+        }
     }
 
     /// Makes a transport of one end of a pipe, likewise.
@@ -119,9 +125,19 @@ impl Connection {
             return transport.abandon();
         }
         let made = transport.clone();
-        engine.call_soon(Callback::Call(Handle::once(move || made.connection_made())));
-        engine.start_reading_soon(token);
-        engine.call_soon(Callback::Call(Handle::once(move || then(transport))));
+        let queued = engine
+            .reserve_soon(3)
+            .and_then(|()| {
+                engine.call_soon(Callback::Call(Handle::once(move || made.connection_made())))
+            })
+            .and_then(|()| engine.start_reading_soon(token));
+        let transport = match queued {
+            Ok(()) => transport,
+            Err(_) => return transport.abandon(),
+        };
+        if engine.call_soon(Callback::Call(Handle::once(move || then(transport)))).is_err() {
+            log::error!(target: "oxloop", "A connection has no memory left to be told of");
+        }
     }
 }
 
@@ -162,6 +178,11 @@ impl Transport {
         let misuse = match written {
             Written::AfterEof => misuse,
             Written::Held => Misuse::SendfileInProgress,
+            Written::NoMemory => {
+                // What is missing in the middle of a stream nobody could tell.
+                let error = io::Error::from(io::ErrorKind::OutOfMemory);
+                return self.force_close(self.0.core.cx(), Some(error.into()));
+            }
             Written::Taken | Written::Lost | Written::Closed => return,
         };
         self.report(misuse.to_string(), misuse);
@@ -290,7 +311,10 @@ impl StreamHandler<RustFace> for StreamCell {
         let hint = if hint == 0 { READ_SIZE } else { hint };
         let mut buffer = std::mem::take(&mut *cx.core.read_buffer.lock());
         if buffer.len() < hint {
-            buffer.resize(hint, 0);
+            buffer = match zeroed(hint) {
+                Ok(buffer) => buffer,
+                Err(error) => return Ok(Received::Failed(error)),
+            };
         }
         let received = match recv(&mut buffer[..hint]) {
             Ok(0) => Received::Eof,

@@ -229,7 +229,7 @@ impl SubprocessTransport {
         let connected = piped.and(watch_exit(watched.clone()));
         let transport = watched.0.clone();
         match connected {
-            Ok(()) => cx.core.call_soon(Handle::once(move || then(Ok(transport)))),
+            Ok(()) => _ = cx.core.call_soon(Handle::once(move || then(Ok(transport)))),
             Err(error) => {
                 transport.let_go();
                 transport.close();

@@ -1,6 +1,7 @@
 //! Bytes waiting to be sent: a queue which owns its pieces (pure).
 
-use std::collections::VecDeque;
+use crate::memory::copied;
+use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
 /// One piece of a write buffer.
@@ -55,47 +56,91 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
     }
 
     /// Appends a copy of `bytes`.
-    pub fn push_copy(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
+    ///
+    /// # Errors
+    /// There is no memory; nothing was appended.
+    pub fn push_copy(&mut self, bytes: &[u8]) -> Result<(), TryReserveError> {
         match self.pieces.back_mut() {
             Some(Piece::Copied(last)) if last.len() + bytes.len() <= 16 * COPY_LIMIT => {
+                last.try_reserve(bytes.len())?;
                 last.extend_from_slice(bytes);
             }
             _ if bytes.is_empty() => {}
-            _ => self.pieces.push_back(Piece::Copied(bytes.to_vec())),
+            _ => {
+                self.pieces.try_reserve(1)?;
+                self.pieces.push_back(Piece::Copied(copied(bytes)?));
+            }
         }
+        self.len += bytes.len();
+        Ok(())
     }
 
     /// Appends `bytes` without copying them, from `offset` on.
     ///
     /// Only the first piece can have been sent in part: with other pieces waiting, `offset` is 0.
-    pub fn push_kept(&mut self, bytes: B, offset: usize) {
+    ///
+    /// # Errors
+    /// There is no memory; nothing was appended.
+    pub fn push_kept(&mut self, bytes: B, offset: usize) -> Result<(), TryReserveError> {
         let len = bytes.as_ref().len();
         if self.is_empty() && offset < len {
             self.pieces.clear();
+            self.pieces.try_reserve(1)?;
             self.pieces.push_back(Piece::Kept(bytes));
             (self.sent, self.len) = (offset, len - offset);
         } else if offset == 0 && len > 0 {
+            self.pieces.try_reserve(1)?;
             self.pieces.push_back(Piece::Kept(bytes));
             self.len += len;
         } else if offset < len {
-            self.push_copy(&bytes.as_ref()[offset..]);
+            self.push_copy(&bytes.as_ref()[offset..])?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what was appended behind the first `len` bytes. Pieces are kept or dropped whole.
+    pub fn truncate(&mut self, len: usize) {
+        while self.len > len {
+            let more = self.len - len;
+            match self.pieces.back_mut() {
+                Some(Piece::Copied(last)) if last.len() > more => {
+                    last.truncate(last.len() - more);
+                    self.len = len;
+                }
+                Some(last) => {
+                    self.len -= last.bytes().len().min(self.len);
+                    self.pieces.pop_back();
+                }
+                None => return,
+            }
         }
     }
 
     /// The waiting bytes in order, at most `limit` slices of them.
-    pub fn slices(&self, limit: usize) -> Vec<IoSlice<'_>> {
+    ///
+    /// # Errors
+    /// There is no memory for that; [`first`](Self::first) needs none.
+    pub fn slices(&self, limit: usize) -> Result<Vec<IoSlice<'_>>, TryReserveError> {
+        let mut slices = Vec::new();
+        slices.try_reserve_exact(limit.min(self.pieces.len()))?;
         let mut skip = self.sent;
-        self.pieces
-            .iter()
-            .take(limit)
-            .map(|piece| IoSlice::new(&piece.bytes()[std::mem::take(&mut skip)..]))
-            .collect()
+        slices.extend(
+            self.pieces
+                .iter()
+                .take(limit)
+                .map(|piece| IoSlice::new(&piece.bytes()[std::mem::take(&mut skip)..])),
+        );
+        Ok(slices)
     }
 
     /// The waiting bytes if they are one slice: no vector is needed to send them.
     pub fn single(&self) -> Option<&[u8]> {
-        (self.pieces.len() == 1).then(|| &self.pieces[0].bytes()[self.sent..])
+        (self.pieces.len() == 1).then(|| self.first())
+    }
+
+    /// The first of the slices.
+    pub fn first(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| &piece.bytes()[self.sent..])
     }
 
     /// Drops `count` bytes from the front; the pieces sent whole are freed.
@@ -118,36 +163,54 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::failing::with_allocations;
     use proptest::prelude::*;
 
     proptest! {
-        /// Nothing lost, nothing doubled, order kept, whatever is pushed and sent in between.
+        /// Nothing lost, nothing doubled, order kept, whatever is pushed, taken back and sent in
+        /// between; what there is no memory for changes nothing.
         #[test]
         fn is_a_queue_of_bytes(steps in prop::collection::vec(
-            (0u8..4, prop::collection::vec(any::<u8>(), 0..50), 0usize..60), 0..100,
+            (0u8..6, prop::collection::vec(any::<u8>(), 0..50), 0usize..60, 0usize..4), 0..100,
         )) {
             let mut buffer = WriteBuffer::<Vec<u8>>::default();
             let mut model: VecDeque<u8> = VecDeque::new();
-            for (kind, bytes, number) in steps {
+            for (kind, bytes, number, memory) in steps {
+                let memory = if memory < 3 { memory } else { usize::MAX };
+                let before = buffer.len();
                 match kind {
-                    0 => {
-                        buffer.push_copy(&bytes);
-                        model.extend(&bytes);
+                    0 | 1 => {
+                        let push = || buffer.push_copy(&bytes);
+                        if with_allocations(memory, push).is_ok() {
+                            model.extend(&bytes);
+                        } else {
+                            prop_assert!(memory < 3);
+                        }
                     }
-                    1 => {
+                    2 | 3 => {
                         let offset = number.min(bytes.len());
-                        model.extend(&bytes[offset..]);
-                        buffer.push_kept(bytes, offset);
+                        let kept = bytes.clone();
+                        let push = || buffer.push_kept(kept, offset);
+                        if with_allocations(memory, push).is_ok() {
+                            model.extend(&bytes[offset..]);
+                        } else {
+                            prop_assert!(memory < 3);
+                        }
                     }
                     _ => {
                         buffer.consume(number);
                         model.drain(..number.min(model.len()));
                     }
                 }
+                if kind % 2 == 1 && buffer.len() > before && before > 0 {
+                    buffer.truncate(before);
+                    model.truncate(before);
+                }
                 let seen: Vec<u8> =
-                    buffer.slices(usize::MAX).iter().flat_map(|slice| slice.to_vec()).collect();
+                    buffer.slices(usize::MAX).unwrap().iter().flat_map(|s| s.to_vec()).collect();
                 prop_assert_eq!(&seen, &Vec::from(model.clone()));
                 prop_assert_eq!(buffer.len(), model.len());
+                prop_assert!(seen.starts_with(buffer.first()));
                 if let Some(single) = buffer.single() {
                     prop_assert_eq!(single, &seen[..]);
                 }

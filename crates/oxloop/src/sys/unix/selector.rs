@@ -50,8 +50,10 @@ unsafe impl Send for Events {}
 
 impl Events {
     /// Room for so many events a turn: the budget of one poll.
-    pub(crate) fn with_capacity(events: usize) -> Events {
-        Events { list: Vec::with_capacity(events) }
+    pub(crate) fn with_capacity(events: usize) -> io::Result<Events> {
+        let mut list = Vec::new();
+        list.try_reserve_exact(events)?;
+        Ok(Events { list })
     }
 
     pub(crate) fn clear(&mut self) {

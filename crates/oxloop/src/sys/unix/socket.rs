@@ -68,20 +68,19 @@ pub(crate) fn send_batch<'a>(
     socket: BorrowedFd<'_>,
     datagrams: impl Iterator<Item = (&'a [u8], Option<&'a SocketAddrAny>)>,
 ) -> io::Result<usize> {
-    let mut batch: Vec<_> = datagrams
-        .take(BATCH)
-        .map(|(data, to)| ([IoSlice::new(data)], to, SendAncillaryBuffer::default()))
-        .collect();
-    if batch.is_empty() {
-        return Ok(0);
+    let mut datagrams = datagrams.take(BATCH).peekable();
+    let Some(&(first, to)) = datagrams.peek() else { return Ok(0) };
+    let (mut batch, mut messages) = (Vec::new(), Vec::new());
+    if batch.try_reserve_exact(BATCH).and(messages.try_reserve_exact(BATCH)).is_err() {
+        return send_to(socket, first, to).map(|()| 1);
     }
-    let mut messages: Vec<_> = batch
-        .iter_mut()
-        .map(|(data, to, control)| match to {
-            Some(to) => MMsgHdr::new_with_addr(to, data, control),
-            None => MMsgHdr::new(data, control),
-        })
-        .collect();
+    batch.extend(
+        datagrams.map(|(data, to)| ([IoSlice::new(data)], to, SendAncillaryBuffer::default())),
+    );
+    messages.extend(batch.iter_mut().map(|(data, to, control)| match to {
+        Some(to) => MMsgHdr::new_with_addr(to, data, control),
+        None => MMsgHdr::new(data, control),
+    }));
     Ok(rustix::net::sendmmsg(socket, &mut messages, SendFlags::NOSIGNAL)?)
 }
 
