@@ -43,7 +43,8 @@ pub(crate) fn watch_exit(child: Arc<Watched>) -> io::Result<()> {
     match watched {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
             // Reaped by somebody else already.
-            child.0.core().clone().call_soon(Handle::once(move || child.exited()));
+            let core = child.0.core().clone();
+            core.call_soon(Handle::once(core.home, move || child.exited()));
             Ok(())
         }
         Err(_) => watch_by_thread(child),
@@ -53,7 +54,7 @@ pub(crate) fn watch_exit(child: Arc<Watched>) -> io::Result<()> {
 
 fn watch_pidfd(child: Arc<Watched>, pidfd: OwnedFd) -> io::Result<()> {
     let (core, number) = (child.0.core().clone(), pidfd.as_raw_fd());
-    let exited = Handle::once(move || {
+    let exited = Handle::once(core.home, move || {
         let callback = child.0.core().engine.unwatch(number, Side::Read);
         drop((callback, pidfd));
         child.exited();
@@ -70,7 +71,8 @@ fn watch_by_thread(child: Arc<Watched>) -> io::Result<()> {
     let name = format!("waitpid-{}", child.0.pid());
     thread::Builder::new().name(name).spawn(move || {
         child.0.child().wait_for_exit();
-        child.0.core().clone().call_soon(Handle::once(move || child.exited()));
+        let core = child.0.core().clone();
+        core.call_soon(Handle::once(core.home, move || child.exited()));
     })?;
     Ok(())
 }

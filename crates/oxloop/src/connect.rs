@@ -193,7 +193,7 @@ impl EventLoop {
         over: Over,
     ) -> Result<(Transport, ProtocolHandle<P>)> {
         socket.set_nonblocking(true)?;
-        let protocol = ProtocolHandle::new(factory());
+        let protocol = ProtocolHandle::new(self.core().home, factory());
         let transport = over.open(self.core(), socket, protocol.erased()).await?;
         Ok((transport, protocol))
     }

@@ -250,7 +250,7 @@ impl EventLoop {
         } else {
             self.new_endpoint(&options).await?
         };
-        let protocol = ProtocolHandle::of_datagrams(factory());
+        let protocol = ProtocolHandle::of_datagrams(self.core().home, factory());
         let (promise, waiter) = promise();
         let erased = protocol.erased_datagrams();
         self.core().act(move |cx| {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::EventLoop;
 use crate::event_loop::core::{Panicked, catch};
+use crate::event_loop::owned::{Home, Owned};
 use async_task::{FallibleTask, Runnable};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -35,10 +36,16 @@ struct State {
 impl Executor {
     fn submit<T: Send + 'static>(
         &self,
+        home: Home,
         call: impl FnOnce() -> T + Send + 'static,
-    ) -> FallibleTask<Result<T, Panicked>> {
+    ) -> FallibleTask<Called<T>> {
         let pool = self.0.clone();
-        let (job, task) = async_task::spawn(async move { catch(call) }, move |job| {
+        let mut call = Owned::new(home, call);
+        let called = async move {
+            let called = call.take().map_or(Err(Error::Cancelled), |call| Ok(catch(call)?));
+            called.map(|output| Owned::new(home, output))
+        };
+        let (job, task) = async_task::spawn(called, move |job| {
             // Scheduled once, below: the call never waits.
             pool.push(job);
         });
@@ -90,8 +97,10 @@ impl Pool {
         loop {
             if let Some(job) = state.queue.pop_front() {
                 drop(state);
-                // The call's own panics are its result; this one would be of a result's drop.
-                let _ = catch(|| job.run());
+                // The call's own panics are its result; this one is of a waker.
+                if let Err(Panicked(text)) = catch(|| job.run()) {
+                    log::error!(target: "oxloop", "Unhandled error in a waker: {text}");
+                }
                 state = self.state.lock();
             } else if state.shut_down {
                 state.threads -= 1;
@@ -133,13 +142,21 @@ impl EventLoop {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> ExecutorCall<T> {
         let open = !self.is_closed();
-        ExecutorCall(open.then(|| self.core().executor.submit(call)))
+        let core = self.core();
+        if !open {
+            core.home.dispose(call);
+            return ExecutorCall(None);
+        }
+        ExecutorCall(Some(core.executor.submit(core.home, call)))
     }
 }
 
 /// What [`EventLoop::run_in_executor`] returns: a future of the call's result.
 #[must_use = "dropping it may keep the call from starting"]
-pub struct ExecutorCall<T>(Option<FallibleTask<Result<T, Panicked>>>);
+pub struct ExecutorCall<T>(Option<FallibleTask<Called<T>>>);
+
+/// How a call went.
+type Called<T> = Result<Owned<T>>;
 
 impl<T> Future for ExecutorCall<T> {
     type Output = Result<T>;
@@ -147,7 +164,7 @@ impl<T> Future for ExecutorCall<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let Some(task) = &mut self.0 else { return Poll::Ready(Err(Misuse::LoopClosed.into())) };
         Poll::Ready(match ready!(Pin::new(task).poll(cx)) {
-            Some(result) => result.map_err(Error::from),
+            Some(result) => result.and_then(|mut output| output.take().ok_or(Error::Cancelled)),
             None => Err(Error::Cancelled),
         })
     }

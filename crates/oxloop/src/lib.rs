@@ -93,7 +93,9 @@
 //! What the system says keeps its errno ([`Error::raw_os_error`]). A panic in a callback or a
 //! protocol goes to the loop's exception handler
 //! ([`set_exception_handler`](EventLoop::set_exception_handler), by default the log), and the
-//! loop goes on. Calls that come too late on a connection do nothing.
+//! loop goes on. So does a panic in the drop of whatever the loop was given: callbacks, futures and
+//! their outputs, protocols, [`Bytes`]. Only a drop that panics while another panic unwinds through
+//! the same closure, future or protocol cannot be caught: Rust ends the process then. Calls that come too late on a connection do nothing.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -124,7 +124,7 @@ impl EventLoop {
             return Err(Misuse::LoopClosed.into());
         }
         let kind = PipeKind::of(pipe.as_fd())?.ok_or(Misuse::PipeExpected)?;
-        let protocol = ProtocolHandle::new(protocol);
+        let protocol = ProtocolHandle::new(self.core().home, protocol);
         let (made, waiter) = promise();
         let made = Arc::new(made);
         let erased = protocol.erased();

@@ -236,7 +236,7 @@ impl EventLoop {
         if self.is_closed() {
             return Err(Misuse::LoopClosed.into());
         }
-        let protocol = ProtocolHandle::of_subprocess(factory());
+        let protocol = ProtocolHandle::of_subprocess(self.core().home, factory());
         reap_forsaken();
         let (child, streams) = options.spawn()?;
         let erased = protocol.erased_subprocess();

@@ -5,6 +5,7 @@ use crate::engine::{Accepted, Descriptor, ListenerHandler, Token};
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, catch};
 use crate::event_loop::face::{Cx, RustFace};
+use crate::event_loop::owned::Owned;
 use crate::event_loop::{EventLoop, ExceptionContext, Promise, next_turn, promise};
 use crate::protocol::cell::AnyProtocol;
 use crate::protocol::{Protocol, ProtocolHandle};
@@ -181,9 +182,13 @@ impl EventLoop {
         }
         let state =
             State { sockets: Some(setup.sockets.into()), file: setup.file, ..State::default() };
+        let home = self.core().home;
+        let factory = Owned::new(home, factory);
+        let factory =
+            move || factory.get().map(|factory| ProtocolHandle::new(home, factory()).erased());
         let server = Server(Arc::new(Inner {
             core: self.core().clone(),
-            factory: Box::new(move || ProtocolHandle::new(factory()).erased()),
+            factory: Box::new(factory),
             backlog: setup.backlog,
             over: setup.over,
             state: Mutex::new(state),
@@ -252,7 +257,7 @@ pub struct Server(Arc<Inner>);
 
 struct Inner {
     core: Arc<Core>,
-    factory: Box<dyn Fn() -> Arc<dyn AnyProtocol> + Send + Sync>,
+    factory: Box<dyn Fn() -> Option<Arc<dyn AnyProtocol>> + Send + Sync>,
     backlog: i32,
     over: Over,
     state: Mutex<State>,
@@ -561,6 +566,7 @@ impl ListenerHandler<RustFace> for Acceptor {
         // Closed since it was accepted: the connection is dropped.
         let Some(attachment) = Attachment::new(&self.server) else { return Ok(()) };
         let made = catch(&self.server.0.factory).map_err(Error::from);
+        let made = made.and_then(|protocol| protocol.ok_or(Error::Cancelled));
         match made.and_then(|protocol| self.server.0.over.protocol(protocol)) {
             Ok(protocol) => {
                 let peer = accepted.peer.and_then(|peer| Address::try_from(&peer).ok());

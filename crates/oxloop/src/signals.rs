@@ -65,9 +65,9 @@ impl EventLoop {
         bytes.set_nonblocking(true)?;
         let id = pipe::register(signal, sink).map_err(|_| Misuse::Signal(signal))?;
         let bytes = Arc::new(bytes);
-        let callback = Handle::repeated(callback);
+        let callback = Handle::repeated(self.core().home, callback);
         let (core, source, call) = (self.core().clone(), bytes.clone(), callback.clone());
-        let reader = Handle::repeated(move || {
+        let reader = Handle::repeated(self.core().home, move || {
             let mut buffer = [0; 64];
             while let Ok(count @ 1..) = (&*source).read(&mut buffer) {
                 // As many calls as there were signals, in the next turn.

@@ -312,6 +312,22 @@ fn close_drops_what_is_queued() {
     assert_eq!(Arc::strong_count(&alive), 1);
 }
 
+/// A task that sleeps holds the timer that would wake it.
+#[test]
+fn close_drops_a_task_that_sleeps() {
+    let event_loop = new_loop();
+    let alive = Arc::new(());
+    let (kept, sleep) = (alive.clone(), event_loop.sleep(Duration::from_secs(999)));
+    drop(event_loop.create_task(async move {
+        sleep.await;
+        drop(kept);
+    }));
+    run(&event_loop, turns(&event_loop, 2));
+    assert_eq!(Arc::strong_count(&alive), 2);
+    event_loop.close().unwrap();
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
 /// A callback's drop is user code, too: it may use the loop that is being closed.
 #[test]
 fn what_is_dropped_at_close_may_use_the_loop() {

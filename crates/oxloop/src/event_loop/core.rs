@@ -4,6 +4,7 @@ use super::EventLoop;
 use super::errors::{ExceptionContext, ExceptionHandler};
 use super::face::{Callback, Cx, RustFace};
 use super::handle::{Handle, TimerHandle};
+use super::owned::{Dropped, Home};
 use crate::engine::{Engine, Released};
 use crate::error::{Error, Misuse, Result};
 use crate::executor::Executor;
@@ -36,6 +37,10 @@ pub(crate) struct Core {
     /// What other threads asked for and was not done yet.
     posted: AtomicUsize,
     owner: OnceLock<Weak<Owner>>,
+    /// What the program's values that the loop owns are marked with.
+    pub(crate) home: Home,
+    /// Drops that have panicked, to be reported; `None` once nobody will report any more.
+    pub(super) dropped: Mutex<Option<Vec<Dropped>>>,
     pub(super) exception_handler: Mutex<Option<Arc<ExceptionHandler>>>,
     pub(crate) executor: Executor,
     pub(crate) signals: Mutex<Signals>,
@@ -65,6 +70,8 @@ impl Core {
             closed: AtomicBool::new(false),
             posted: AtomicUsize::new(0),
             owner: OnceLock::new(),
+            home: Home::new(),
+            dropped: Mutex::new(Some(Vec::new())),
             exception_handler: Mutex::new(None),
             executor: Executor::default(),
             signals: Mutex::new(Signals::default()),
@@ -72,6 +79,7 @@ impl Core {
             #[cfg(feature = "rustls")]
             plain_text: Mutex::new(Vec::new()),
         });
+        core.home.open(Arc::downgrade(&core));
         let owner = Arc::new(Owner(core));
         let _ = owner.0.owner.set(Arc::downgrade(&owner));
         Ok(owner)
@@ -112,14 +120,14 @@ impl Core {
     /// order. A closed loop drops it.
     pub(crate) fn act(self: &Arc<Core>, action: impl FnOnce(Cx<'_>) + Send + 'static) {
         if self.is_closed() {
-            drop(action);
+            self.home.dispose(action);
         } else if self.acts_here() {
             action(self.cx());
             self.nudge();
         } else {
             self.posted.fetch_add(1, Ordering::SeqCst);
             let posted = Posted(self.clone());
-            self.call_soon(Handle::once(move || {
+            self.call_soon(Handle::once(self.home, move || {
                 action(posted.0.cx());
                 drop(posted);
             }));
@@ -153,7 +161,7 @@ impl Core {
         }
         if self.is_closed() && !self.runs_here() {
             // Closed meanwhile: the queue has to be emptied again.
-            self.engine.close(drop);
+            self.close_engine(drop);
         }
         queued.is_ok()
     }
@@ -177,7 +185,7 @@ impl Core {
         when: f64,
         callback: impl FnOnce() + Send + 'static,
     ) -> TimerHandle {
-        let handle = Handle::once(callback);
+        let handle = Handle::once(self.home, callback);
         let timer = TimerHandle::new(handle.clone(), when, self.clone());
         if self.is_closed() {
             timer.cancel();
@@ -188,6 +196,9 @@ impl Core {
                 timer.unscheduled();
             }
             self.nudge();
+            if self.is_closed() {
+                timer.cancel();
+            }
         }
         timer
     }
@@ -196,13 +207,23 @@ impl Core {
     /// `call_exception_handler`).
     pub(crate) fn report(&self, context: ExceptionContext) {
         let handler = self.exception_handler.lock().clone();
-        let (Some(handler), Some(event_loop)) = (handler, self.event_loop()) else {
-            return context.log();
-        };
-        if let Err(Panicked(text)) = catch(|| handler(&event_loop, &context)) {
-            context.log();
-            log::error!(target: "oxloop", "Unhandled error in exception handler: {text}");
+        match handler.zip(self.event_loop().or_else(|| self.last_handle())) {
+            Some((handler, event_loop)) => {
+                if let Err(Panicked(text)) = catch(|| handler(&event_loop, &context)) {
+                    context.log();
+                    log::error!(target: "oxloop", "Unhandled error in exception handler: {text}");
+                }
+            }
+            None => context.log(),
         }
+        // Its error may be one of the program's.
+        self.home.dispose(context);
+    }
+
+    /// A handle for the exception handler where the program has dropped its last one: the loop is
+    /// being closed.
+    fn last_handle(&self) -> Option<EventLoop> {
+        self.home.core().map(|core| EventLoop::from_owner(Arc::new(Owner(core))))
     }
 
     /// Makes the caller the loop's thread until the guard is dropped.
@@ -213,6 +234,19 @@ impl Core {
         Ok(Entered(self.clone()))
     }
 
+    /// Drops what is queued. Whoever waits may hold the handle of what would end the wait (a task
+    /// that sleeps holds its timer): only without its callback both are free.
+    fn close_engine(&self, released: impl FnMut(Released<RustFace>)) {
+        let mut queued = Vec::new();
+        self.engine.each_queued(|callback| {
+            if queued.try_reserve(1).is_ok() {
+                queued.push(callback.clone());
+            }
+        });
+        self.engine.close(released);
+        queued.iter().for_each(Callback::cancel);
+    }
+
     /// Closes the loop: asyncio's `close()`, but what is open is released with it.
     pub(super) fn close(self: &Arc<Core>) -> Result<(), Misuse> {
         let entered = self.enter(Misuse::CloseRunning)?;
@@ -221,19 +255,29 @@ impl Core {
         }
         let signals = std::mem::take(&mut *self.signals.lock());
         signals.close(&self.engine);
-        self.engine.close(|released| match released {
+        self.close_engine(|released| match released {
             Released::Stream(stream) => stream.0.abandon(),
             Released::Endpoint(endpoint) => endpoint.0.abandon(),
             Released::Listener(listener) => listener.abandon(),
             Released::Watcher(callback) => callback.cancel(),
         });
         self.executor.shutdown();
+        // What other threads sent meanwhile.
+        self.close_engine(drop);
+        self.report_dropped();
         let handler = self.exception_handler.lock().take();
         drop(handler);
+        self.report_last_dropped();
         drop(entered);
-        // What other threads sent meanwhile.
-        self.engine.close(drop);
+        // The same once more.
+        self.close_engine(drop);
         Ok(())
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.home.close();
     }
 }
 
@@ -315,10 +359,36 @@ impl Panicked {
     pub(crate) fn new(payload: Box<dyn Any + Send>) -> Panicked {
         let text = payload.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        // The payload's own drop is user code as well.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        Panicked(text.unwrap_or_else(|| "Box<dyn Any>".to_owned()))
+        let Some(text) = text else {
+            // The payload's own drop is user code as well.
+            return match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                Ok(()) => Panicked(UNKNOWN.to_owned()),
+                Err(payload) => {
+                    Panicked(format!("{UNKNOWN}, whose drop panicked: {}", last(payload)))
+                }
+            };
+        };
+        Panicked(text)
     }
+}
+
+/// The text of a panic whose payload is no text.
+const UNKNOWN: &str = "Box<dyn Any>";
+
+/// The text of a panic in the drop of another panic's payload. A payload that is no text is
+/// leaked: it could go on so for ever.
+fn last(payload: Box<dyn Any + Send>) -> String {
+    let payload = match payload.downcast::<&str>() {
+        Ok(text) => return text.to_string(),
+        Err(payload) => payload,
+    };
+    payload.downcast::<String>().map_or_else(
+        |payload| {
+            std::mem::forget(payload);
+            UNKNOWN.to_owned()
+        },
+        |text| *text,
+    )
 }
 
 /// Calls user code: a panic ends here.

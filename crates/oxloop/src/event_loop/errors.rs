@@ -2,6 +2,7 @@
 
 use super::EventLoop;
 use super::handle::Handle;
+use super::owned::Owned;
 use crate::address::Address;
 use crate::error::Error;
 use crate::transport::{DatagramTransport, SubprocessTransport, Transport};
@@ -140,7 +141,12 @@ impl EventLoop {
         &self,
         handler: impl Fn(&EventLoop, &ExceptionContext) + Send + Sync + 'static,
     ) {
-        let handler: Arc<ExceptionHandler> = Arc::new(handler);
+        let handler = Owned::new(self.core().home, handler);
+        let handler: Arc<ExceptionHandler> = Arc::new(move |event_loop, context| {
+            if let Some(handler) = handler.get() {
+                handler(event_loop, context);
+            }
+        });
         let old = self.core().exception_handler.lock().replace(handler);
         drop(old);
     }

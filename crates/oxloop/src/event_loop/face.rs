@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::errors::ExceptionContext;
 use super::handle::Handle;
+use super::owned::Owned;
 use super::running::MainFuture;
 use crate::engine;
 use crate::server::Acceptor;
@@ -38,6 +39,8 @@ pub(crate) enum Callback {
     Stop,
     /// Look again: something changed while nobody ran the loop.
     Nudge,
+    /// Tell the exception handler of drops that have panicked.
+    Dropped,
 }
 
 impl Callback {
@@ -68,7 +71,7 @@ impl engine::Face for RustFace {
     type Lock = parking_lot::RawMutex;
     type Context<'a> = Cx<'a>;
     type Callback = Callback;
-    type Bytes = Bytes;
+    type Bytes = Owned<Bytes>;
     type Stream = StreamCell;
     type Datagrams = DatagramCell;
     /// All families that this face knows are the system's.
@@ -94,6 +97,7 @@ impl engine::Face for RustFace {
                 let Ok(()) = cx.core.engine.stop(cx);
             }
             Callback::Nudge => {}
+            Callback::Dropped => cx.core.report_dropped(),
         }
         Ok(())
     }

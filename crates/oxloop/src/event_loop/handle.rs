@@ -2,6 +2,7 @@
 
 use super::core::{Core, Panicked, catch};
 use super::errors::ExceptionContext;
+use super::owned::{Home, Owned};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ trait Call: Send + Sync {
     fn name(&self) -> &'static str;
 }
 
-struct Once<F>(Mutex<Option<F>>);
+struct Once<F>(Mutex<Owned<F>>);
 
 impl<F: FnOnce() + Send> Call for Once<F> {
     fn run(&self, _: &Handle) -> Result<(), Panicked> {
@@ -41,7 +42,7 @@ impl<F: FnOnce() + Send> Call for Once<F> {
     }
 
     fn clear(&self) {
-        let callback = self.0.lock().take();
+        let callback = self.0.lock().take_owned();
         drop(callback);
     }
 
@@ -50,14 +51,15 @@ impl<F: FnOnce() + Send> Call for Once<F> {
     }
 }
 
-struct Repeated<F>(Mutex<Option<F>>);
+struct Repeated<F>(Mutex<Owned<F>>);
 
 impl<F: FnMut() + Send> Call for Repeated<F> {
     fn run(&self, handle: &Handle) -> Result<(), Panicked> {
         // Taken out while it runs: it may cancel itself.
-        let Some(mut callback) = self.0.lock().take() else { return Ok(()) };
-        let result = catch(&mut callback);
-        let old = self.0.lock().replace(callback);
+        let mut callback = self.0.lock().take_owned();
+        let Some(call) = callback.get_mut() else { return Ok(()) };
+        let result = catch(call);
+        let old = std::mem::replace(&mut *self.0.lock(), callback);
         drop(old);
         if handle.cancelled() {
             self.clear();
@@ -66,7 +68,7 @@ impl<F: FnMut() + Send> Call for Repeated<F> {
     }
 
     fn clear(&self) {
-        let callback = self.0.lock().take();
+        let callback = self.0.lock().take_owned();
         drop(callback);
     }
 
@@ -77,14 +79,14 @@ impl<F: FnMut() + Send> Call for Repeated<F> {
 
 impl Handle {
     /// A call that runs once.
-    pub(crate) fn once(callback: impl FnOnce() + Send + 'static) -> Handle {
-        let call = Once(Mutex::new(Some(callback)));
+    pub(crate) fn once(home: Home, callback: impl FnOnce() + Send + 'static) -> Handle {
+        let call = Once(Mutex::new(Owned::new(home, callback)));
         Handle(Arc::new(Scheduled { flags: AtomicU8::new(0), call }))
     }
 
     /// A call that runs whenever it is queued.
-    pub(crate) fn repeated(callback: impl FnMut() + Send + 'static) -> Handle {
-        let call = Repeated(Mutex::new(Some(callback)));
+    pub(crate) fn repeated(home: Home, callback: impl FnMut() + Send + 'static) -> Handle {
+        let call = Repeated(Mutex::new(Owned::new(home, callback)));
         Handle(Arc::new(Scheduled { flags: AtomicU8::new(0), call }))
     }
 
@@ -214,7 +216,7 @@ mod tests {
     fn a_call_runs_once() {
         let (core, count) = (core(), Arc::new(AtomicUsize::new(0)));
         let seen = count.clone();
-        let handle = Handle::once(move || _ = seen.fetch_add(1, Ordering::SeqCst));
+        let handle = Handle::once(core.home, move || _ = seen.fetch_add(1, Ordering::SeqCst));
         handle.run(&core);
         handle.run(&core);
         assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -226,7 +228,7 @@ mod tests {
         let (alive, own) = (Arc::new(()), Arc::new(Mutex::new(None::<Handle>)));
         let (kept, me) = (alive.clone(), own.clone());
         let mut count = 0;
-        let handle = Handle::repeated(move || {
+        let handle = Handle::repeated(core.home, move || {
             let _ = &kept;
             count += 1;
             if count == 2 {
@@ -243,11 +245,11 @@ mod tests {
 
     #[test]
     fn only_the_first_cancellation_of_a_waiting_timer_counts() {
-        let handle = Handle::once(|| {});
+        let handle = Handle::once(Home::NONE, || {});
         handle.schedule();
         assert!(handle.mark_cancelled());
         assert!(!handle.mark_cancelled());
-        let run = Handle::once(|| {});
+        let run = Handle::once(Home::NONE, || {});
         run.schedule();
         run.unschedule();
         assert!(!run.mark_cancelled());

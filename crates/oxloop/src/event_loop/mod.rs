@@ -7,6 +7,7 @@
 //! | `watchers.rs` | Watching file descriptors |
 //! | `tasks.rs`, `promise.rs`, `sleep.rs` | Creating futures and tasks |
 //! | `errors.rs` | Error handling API |
+//! | `owned.rs` | values of the program, and how they are dropped |
 //! | `core.rs` | the shared state, and which thread may act on it |
 //! | `face.rs` | how the engine sees all this |
 
@@ -14,6 +15,7 @@ pub(crate) mod core;
 mod errors;
 pub(crate) mod face;
 mod handle;
+pub(crate) mod owned;
 mod promise;
 mod running;
 mod scheduling;

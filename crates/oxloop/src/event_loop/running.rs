@@ -3,11 +3,12 @@
 use super::EventLoop;
 use super::core::{Core, Running};
 use super::face::{Callback, Cx};
+use super::owned::Owned;
 use crate::error::{Misuse, Result};
 use crate::protocol::cell;
 use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -21,15 +22,15 @@ pub(super) trait MainFuture {
     fn poll(&self, core: &Arc<Core>, run: u64);
 }
 
-struct Main<'f, F: Future> {
+struct Main<F: Future> {
     run: u64,
     waker: Arc<MainWaker>,
     /// `None` while it is polled, and once it is done.
-    future: Cell<Option<Pin<&'f mut F>>>,
+    future: Cell<Option<Owned<Pin<Box<F>>>>>,
     result: OnceCell<thread::Result<F::Output>>,
 }
 
-impl<F: Future> MainFuture for Main<'_, F> {
+impl<F: Future> MainFuture for Main<F> {
     fn run(&self) -> u64 {
         self.run
     }
@@ -44,6 +45,7 @@ impl<F: Future> MainFuture for Main<'_, F> {
         let waker = Waker::from(self.waker.clone());
         let poll = {
             let mut cx = Context::from_waker(&waker);
+            let Some(future) = future.get_mut() else { return };
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)))
         };
         let result = match poll {
@@ -114,18 +116,20 @@ impl EventLoop {
     pub fn run_until_complete<F: Future>(&self, future: F) -> Result<F::Output> {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let future = pin!(future);
         let waker =
             Arc::new(MainWaker { run, woken: AtomicBool::new(false), core: self.core().clone() });
         let main = Main {
             run,
             waker: waker.clone(),
-            future: Cell::new(Some(future)),
+            future: Cell::new(Some(Owned::new(self.core().home, Box::pin(future)))),
             result: OnceCell::new(),
         };
         waker.wake_by_ref();
         self.run(Some(&main))?;
-        match main.result.into_inner() {
+        let Main { future, result, .. } = main;
+        drop(future);
+        self.core().report_dropped();
+        match result.into_inner() {
             Some(Ok(output)) => Ok(output),
             Some(Err(panic)) => resume_unwind(panic),
             None => Err(Misuse::LoopStopped.into()),
@@ -182,6 +186,7 @@ impl EventLoop {
             return Err(Misuse::ProtocolBusy);
         }
         let Ok(()) = core.engine.run(Cx { core, main });
+        core.report_dropped();
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ impl EventLoop {
     /// # }
     /// ```
     pub fn call_soon(&self, callback: impl FnOnce() + Send + 'static) -> Handle {
-        let handle = Handle::once(callback);
+        let handle = Handle::once(self.core().home, callback);
         if !self.core().call_soon(handle.clone()) {
             handle.cancel();
         }

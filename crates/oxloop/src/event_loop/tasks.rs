@@ -4,6 +4,7 @@ use super::EventLoop;
 use super::core::{Core, Panicked, catch};
 use super::errors::ExceptionContext;
 use super::handle::Handle;
+use super::owned::Owned;
 use crate::error::{Error, Result};
 use async_task::FallibleTask;
 use std::fmt;
@@ -33,10 +34,12 @@ impl EventLoop {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let guarded = Guarded { future: Box::pin(future), core: self.core().clone() };
+        let core = self.core().clone();
+        let guarded = Guarded { future: Owned::new(core.home, Box::pin(future)), core };
         let core = self.core().clone();
         let (first, task) = async_task::spawn(guarded, move |step: async_task::Runnable| {
-            core.call_soon(Handle::once(move || _ = step.run()));
+            let home = core.home;
+            core.call_soon(Handle::once(home, move || _ = step.run()));
         });
         first.schedule();
         Task(Some(task.fallible()))
@@ -75,7 +78,7 @@ impl<T> Future for Task<T> {
         let outcome = ready!(Pin::new(task).poll(cx));
         self.0 = None;
         Poll::Ready(match outcome {
-            Some(Outcome::Done(output)) => Ok(output),
+            Some(Outcome::Done(mut output)) => output.take().ok_or(Error::Cancelled),
             Some(Outcome::Panicked(panic)) => Err(panic.retrieve().into()),
             None => Err(Error::Cancelled),
         })
@@ -97,7 +100,7 @@ impl<T> fmt::Debug for Task<T> {
 }
 
 enum Outcome<T> {
-    Done(T),
+    Done(Owned<T>),
     Panicked(Unretrieved),
 }
 
@@ -124,7 +127,7 @@ impl Drop for Unretrieved {
 
 /// A future whose panics are its output.
 struct Guarded<F> {
-    future: Pin<Box<F>>,
+    future: Owned<Pin<Box<F>>>,
     core: Arc<Core>,
 }
 
@@ -132,8 +135,10 @@ impl<F: Future> Future for Guarded<F> {
     type Output = Outcome<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
-        match catch(|| self.future.as_mut().poll(cx)) {
-            Ok(poll) => poll.map(Outcome::Done),
+        let home = self.core.home;
+        let Some(future) = self.future.get_mut() else { return Poll::Pending };
+        match catch(|| future.as_mut().poll(cx)) {
+            Ok(poll) => poll.map(|output| Outcome::Done(Owned::new(home, output))),
             Err(panic) => Poll::Ready(Outcome::Panicked(Unretrieved {
                 panic: Some(panic),
                 core: self.core.clone(),

@@ -4,6 +4,7 @@ use super::EventLoop;
 use super::core::Core;
 use super::face::Callback;
 use super::handle::Handle;
+use super::owned::Owned;
 use super::promise::promise;
 use crate::engine::Side;
 use crate::error::{Error, Misuse, Result};
@@ -135,13 +136,18 @@ impl EventLoop {
         &self,
         descriptor: impl AsFd + Send + 'static,
         side: Side,
-        mut callback: impl FnMut() + Send + 'static,
+        callback: impl FnMut() + Send + 'static,
     ) -> Result<WatchHandle> {
         let number = descriptor.as_fd().as_raw_fd();
-        let handle = Handle::repeated(move || {
+        let home = self.core().home;
+        // Each by itself: both may panic in their drop.
+        let (descriptor, mut callback) = (Owned::new(home, descriptor), Owned::new(home, callback));
+        let handle = Handle::repeated(home, move || {
             // The callback keeps the descriptor open.
             let _ = &descriptor;
-            callback();
+            if let Some(callback) = callback.get_mut() {
+                callback();
+            }
         });
         self.core().watch(number, side, handle)
     }
@@ -174,7 +180,7 @@ impl Core {
     /// Waits for one side of a descriptor, which the caller keeps open.
     pub(crate) async fn ready(self: &Arc<Core>, descriptor: impl AsFd, side: Side) -> Result<()> {
         let (promise, waiter) = promise();
-        let ready = Handle::once(move || _ = promise.set_result(()));
+        let ready = Handle::once(self.home, move || _ = promise.set_result(()));
         let number = descriptor.as_fd().as_raw_fd();
         let _watch = Ended(self.watch(number, side, ready)?);
         waiter.await.map_err(|_| Error::Cancelled)
@@ -245,7 +251,8 @@ mod tests {
         let number = ours.as_raw_fd();
         let connect = event_loop.create_connection(|| Idle, ours);
         let (transport, _) = event_loop.run_until_complete(connect).unwrap().unwrap();
-        let watch = |side| event_loop.core().watch(number, side, Handle::repeated(|| {}));
+        let core = event_loop.core();
+        let watch = |side| core.watch(number, side, Handle::repeated(core.home, || {}));
         for side in [Side::Read, Side::Write] {
             let refused = watch(side).unwrap_err();
             assert!(matches!(refused, Error::Misuse(Misuse::UsedByTransport(n)) if n == number));
@@ -258,9 +265,10 @@ mod tests {
         const EBADF: i32 = 9;
         let event_loop = EventLoop::new().unwrap();
         for number in [1_000_000, i32::MAX] {
-            let watch = event_loop.core().watch(number, Side::Read, Handle::repeated(|| {}));
+            let core = event_loop.core();
+            let watch = core.watch(number, Side::Read, Handle::repeated(core.home, || {}));
             assert_eq!(watch.unwrap_err().raw_os_error(), Some(EBADF));
-            assert!(!event_loop.core().remove_watch(number, Side::Read));
+            assert!(!core.remove_watch(number, Side::Read));
         }
     }
 }

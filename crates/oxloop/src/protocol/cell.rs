@@ -11,6 +11,7 @@ use crate::address::Address;
 use crate::engine::Received;
 use crate::error::Misuse;
 use crate::event_loop::core::{Panicked, catch};
+use crate::event_loop::owned::{Home, Owned};
 use crate::transport::{DatagramTransport, SubprocessTransport, Transport};
 use parking_lot::ReentrantMutex;
 use std::any::{Any, type_name};
@@ -77,7 +78,7 @@ struct ProtocolCell<P> {
 
 struct Inner<P> {
     deferred: RefCell<Option<(Flow, Concerned)>>,
-    protocol: RefCell<P>,
+    protocol: RefCell<Owned<P>>,
 }
 
 /// Whose flow control it is: who reports that the protocol panicked.
@@ -135,7 +136,7 @@ pub(crate) trait AnyProtocol: Erased {
 }
 
 impl<P: 'static> ProtocolCell<P> {
-    fn new(protocol: P, buffered: bool, tell: fn(&mut P, Flow)) -> ProtocolCell<P> {
+    fn new(protocol: Owned<P>, buffered: bool, tell: fn(&mut P, Flow)) -> ProtocolCell<P> {
         let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
         ProtocolCell { buffered, tell, inner: ReentrantMutex::new(inner) }
     }
@@ -144,11 +145,12 @@ impl<P: 'static> ProtocolCell<P> {
     fn enter<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<thread::Result<R>, Misuse> {
         let inner = self.inner.lock();
         let result = {
-            let Ok(mut protocol) = inner.protocol.try_borrow_mut() else {
+            let mut protocol = inner.protocol.try_borrow_mut();
+            let Some(protocol) = protocol.as_mut().ok().and_then(|owned| owned.get_mut()) else {
                 return Err(Misuse::ProtocolBusy);
             };
             let _inside = Inside::new();
-            catch_unwind(AssertUnwindSafe(|| f(&mut protocol)))
+            catch_unwind(AssertUnwindSafe(|| f(protocol)))
         };
         inner.tell_deferred(self.tell);
         Ok(result)
@@ -187,10 +189,11 @@ impl<P> Inner<P> {
 
     /// True unless the protocol runs a callback at present.
     fn tell(&self, concerned: &Concerned, flow: Flow, call: fn(&mut P, Flow)) -> bool {
-        let Ok(mut protocol) = self.protocol.try_borrow_mut() else { return false };
+        let Ok(mut owned) = self.protocol.try_borrow_mut() else { return false };
+        let Some(protocol) = owned.get_mut() else { return true };
         let inside = Inside::new();
-        let result = catch(|| call(&mut protocol, flow));
-        drop((inside, protocol));
+        let result = catch(|| call(protocol, flow));
+        drop((inside, owned));
         if let Err(panic) = result {
             let name = match flow {
                 Flow::Pause => "pause_writing",
@@ -281,7 +284,8 @@ macro_rules! protocols {
         }
 
         impl<P: $protocol + 'static> ProtocolHandle<P> {
-            pub(crate) fn $new(protocol: P) -> ProtocolHandle<P> {
+            pub(crate) fn $new(home: Home, protocol: P) -> ProtocolHandle<P> {
+                let protocol = Owned::new(home, protocol);
                 let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
                     Flow::Pause => protocol.pause_writing(),
                     Flow::Resume => protocol.resume_writing(),
@@ -363,8 +367,9 @@ protocols! {
 pub struct ProtocolHandle<P>(Arc<ProtocolCell<P>>);
 
 impl<P: Protocol + 'static> ProtocolHandle<P> {
-    pub(crate) fn new(mut protocol: P) -> ProtocolHandle<P> {
+    pub(crate) fn new(home: Home, mut protocol: P) -> ProtocolHandle<P> {
         let buffered = protocol.as_buffered().is_some();
+        let protocol = Owned::new(home, protocol);
         let cell = ProtocolCell::new(protocol, buffered, |protocol, flow| match flow {
             Flow::Pause => protocol.pause_writing(),
             Flow::Resume => protocol.resume_writing(),

@@ -11,6 +11,7 @@ use super::wire::{Fresh, Wire};
 use crate::engine::Received;
 use crate::error::{Error, Misuse, Result};
 use crate::event_loop::core::{Core, Panicked};
+use crate::event_loop::owned::Owned;
 use crate::event_loop::{Handle, Promise, TimerHandle};
 use crate::protocol::cell::{AnyProtocol, Erased, Flow, NotReceived, Recv, inside_of_protocol};
 use crate::protocol::slot::{Caller, ProtocolSlot};
@@ -70,11 +71,12 @@ pub(super) type Waiting = Promise<Result<()>>;
 impl TlsConnection {
     pub(super) fn new(below: &Transport, parts: Parts) -> Arc<TlsConnection> {
         let Parts { engine, timeouts, received, protocol, made, waiter } = parts;
+        let received = Owned::new(below.core().home, received);
         Arc::new_cyclic(|me| TlsConnection {
             me: me.clone(),
             below: below.clone(),
             state: Mutex::new(TlsState::new(made)),
-            wire: Mutex::new(Wire::new(engine, received)),
+            wire: Mutex::new(Wire::new(engine, received.as_ref())),
             protocol: ProtocolSlot::new(Some(protocol)),
             held: Mutex::new(Held { waiter, timer: None, file: SendFile::None }),
             timeouts,
@@ -95,7 +97,8 @@ impl TlsConnection {
     /// Calls `f` in a later turn.
     pub(super) fn soon(&self, f: impl FnOnce(&TlsConnection) + Send + 'static) {
         let me = self.me.clone();
-        self.core().call_soon(Handle::once(move || _ = me.upgrade().map(|tls| f(&tls))));
+        let home = self.core().home;
+        self.core().call_soon(Handle::once(home, move || _ = me.upgrade().map(|tls| f(&tls))));
     }
 
     /// Calls `f` after so many seconds; the timer does not keep the connection.
@@ -319,7 +322,8 @@ impl AnyProtocol for TlsConnection {
         };
         if let (Some(protocol), true) = (protocol, tell) {
             let transport = self.transport();
-            self.core().call_soon(Handle::once(move || {
+            let home = self.core().home;
+            self.core().call_soon(Handle::once(home, move || {
                 let Err(panic) = protocol.connection_lost(error) else { return };
                 let name = protocol.type_name();
                 let message = format!("Exception in callback {name}::connection_lost");

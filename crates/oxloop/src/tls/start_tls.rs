@@ -90,12 +90,12 @@ fn begin(below: Transport, protocol: Arc<dyn AnyProtocol>, session: TlsSession) 
     let above = below.under(tls.clone());
     below.replace_protocol(tls.clone());
     let (core, transport) = (below.core(), below.clone());
-    core.call_soon(Handle::once(move || {
+    core.call_soon(Handle::once(core.home, move || {
         if let Err(panic) = tls.connection_made(&transport) {
             transport.report("Fatal error: protocol.connection_made() call failed.", panic);
         }
     }));
     let transport = below.clone();
-    core.call_soon(Handle::once(move || transport.resume_reading()));
+    core.call_soon(Handle::once(core.home, move || transport.resume_reading()));
     Ok(Upgrade { above, below: Unclaimed::new(below, Transport::close), handshake })
 }

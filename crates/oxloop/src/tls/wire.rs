@@ -3,6 +3,7 @@
 use super::engine::{Decrypted, TlsEngine};
 use super::layer::Progress;
 use crate::error::Error;
+use crate::event_loop::owned::{Home, Owned};
 use crate::memory::{append, copied};
 use crate::transport::Payload;
 use crate::transport::gather::Data;
@@ -21,7 +22,7 @@ pub(super) struct Wire<E> {
     /// Ciphertext that the engine did not take yet.
     incoming: Kept,
     /// Plain text that it did not take yet.
-    backlog: VecDeque<Bytes>,
+    backlog: VecDeque<Owned<Bytes>>,
     backlog_size: usize,
 }
 
@@ -79,8 +80,8 @@ impl<E: Into<Error>> From<Unwritten<E>> for Error {
 
 impl<E: TlsEngine> Wire<E> {
     /// An engine, and the first ciphertext for it.
-    pub(super) fn new(engine: E, received: Bytes) -> Wire<E> {
-        let incoming = Kept { bytes: received.into(), start: 0 };
+    pub(super) fn new(engine: E, received: &[u8]) -> Wire<E> {
+        let incoming = Kept { bytes: received.to_vec(), start: 0 };
         Wire { engine, incoming, backlog: VecDeque::new(), backlog_size: 0 }
     }
 
@@ -186,10 +187,13 @@ impl<E: TlsEngine> Wire<E> {
             if skip < bytes.len() {
                 self.backlog.try_reserve(1)?;
                 let kept = match piece.keep() {
-                    Some(kept) => kept.slice(skip..),
-                    None => copied(&bytes[skip..])?.into(),
+                    Some(mut kept) => {
+                        kept.get_mut().into_iter().for_each(|kept| kept.advance(skip));
+                        kept
+                    }
+                    None => Owned::new(Home::NONE, copied(&bytes[skip..])?.into()),
                 };
-                self.backlog_size += kept.len();
+                self.backlog_size += bytes.len() - skip;
                 self.backlog.push_back(kept);
             }
         }
@@ -198,7 +202,7 @@ impl<E: TlsEngine> Wire<E> {
 
     /// Encrypts what was kept, as far as the engine takes it.
     pub(super) fn push(&mut self) -> Result<(), E::Error> {
-        while let Some(first) = self.backlog.front_mut() {
+        while let Some(first) = self.backlog.front_mut().and_then(Owned::get_mut) {
             let taken = self.engine.write(&[IoSlice::new(first)])?;
             self.backlog_size -= taken;
             first.advance(taken);
@@ -212,7 +216,7 @@ impl<E: TlsEngine> Wire<E> {
 
     /// Gives up all that waits. What was written is dropped by the caller, under no lock.
     #[must_use]
-    pub(super) fn clear(&mut self) -> VecDeque<Bytes> {
+    pub(super) fn clear(&mut self) -> VecDeque<Owned<Bytes>> {
         self.incoming = Kept { bytes: Vec::new(), start: 0 };
         self.backlog_size = 0;
         drop(self.engine.take());
@@ -304,7 +308,7 @@ mod tests {
     }
 
     fn wire(limits: Vec<usize>) -> Wire<Narrow> {
-        Wire::new(Narrow { limits, ..Narrow::default() }, Bytes::new())
+        Wire::new(Narrow { limits, ..Narrow::default() }, &[])
     }
 
     proptest! {

@@ -80,10 +80,11 @@ impl DatagramTransport {
     }
 
     fn send_any(&self, data: Payload<'_>, addr: Option<Address>) {
+        let data = data.owned_by(self.0.core.home);
         if self.0.core.acts_here() {
             self.send_here(&data, addr.as_ref());
         } else {
-            let data = Payload::from(data.into_bytes());
+            let data = data.into_owned();
             let transport = self.clone();
             self.0.core.act(move |_| transport.send_here(&data, addr.as_ref()));
         }
@@ -113,7 +114,7 @@ impl DatagramTransport {
         if let Some(error) = failed {
             // Its protocol may be the caller.
             let transport = self.clone();
-            core.call_soon(Handle::once(move || transport.tell_error(error)));
+            core.call_soon(Handle::once(core.home, move || transport.tell_error(error)));
         }
         core.nudge();
     }
@@ -186,7 +187,7 @@ impl DatagramTransport {
     ///
     /// Source: *BaseTransport.set_protocol*.
     pub fn set_protocol<P: DatagramProtocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
-        let handle = ProtocolHandle::of_datagrams(protocol);
+        let handle = ProtocolHandle::of_datagrams(self.0.core.home, protocol);
         let (transport, erased) = (self.clone(), handle.erased_datagrams());
         self.0.core.act(move |_| transport.0.protocol.replace(erased));
         handle
@@ -265,8 +266,8 @@ impl DatagramTransport {
         if cx.core.is_closed() {
             return transport.abandon();
         }
-        let made = transport.clone();
-        let made = Callback::Call(Handle::once(move || {
+        let (home, made) = (cx.core.home, transport.clone());
+        let made = Callback::Call(Handle::once(home, move || {
             made.call("connection_made", |protocol| protocol.connection_made(&made));
         }));
         let queued = engine
@@ -276,7 +277,7 @@ impl DatagramTransport {
         if queued.is_err() {
             return transport.abandon();
         }
-        if engine.call_soon(Callback::Call(Handle::once(move || then(transport)))).is_err() {
+        if engine.call_soon(Callback::Call(Handle::once(home, move || then(transport)))).is_err() {
             log::error!(target: "oxloop", "An endpoint has no memory left to be told of");
         }
     }
@@ -287,7 +288,7 @@ impl DatagramTransport {
 
     fn lose_soon(&self, cx: Cx<'_>) {
         let transport = self.clone();
-        cx.core.call_soon(Handle::once(move || transport.lose()));
+        cx.core.call_soon(Handle::once(cx.core.home, move || transport.lose()));
     }
 
     /// Invariant 1: whoever is first to get here calls `connection_lost`.

@@ -122,11 +122,11 @@ impl Transport {
     /// # }
     /// ```
     pub fn write<'a>(&self, data: impl Into<Payload<'a>>) {
-        let data = data.into();
+        let data = data.into().owned_by(self.0.core.home);
         if self.0.core.acts_here() {
             self.write_here(&data);
         } else {
-            let data = Payload::from(data.into_bytes());
+            let data = data.into_owned();
             let transport = self.clone();
             self.0.core.act(move |_| transport.write_here(&data));
         }
@@ -139,12 +139,13 @@ impl Transport {
     where
         I: IntoIterator<Item: Into<Payload<'a>>>,
     {
-        let lines: Vec<Payload<'a>> = lines.into_iter().map(Into::into).collect();
+        let home = self.0.core.home;
+        let lines: Vec<Payload<'a>> =
+            lines.into_iter().map(|line| line.into().owned_by(home)).collect();
         if self.0.core.acts_here() {
             self.writelines_here(&lines);
         } else {
-            let lines: Vec<Payload<'static>> =
-                lines.into_iter().map(|line| line.into_bytes().into()).collect();
+            let lines: Vec<Payload<'static>> = lines.into_iter().map(Payload::into_owned).collect();
             let transport = self.clone();
             self.0.core.act(move |_| transport.writelines_here(&lines));
         }
@@ -303,7 +304,7 @@ impl Transport {
     ///
     /// Source: *BaseTransport.set_protocol*.
     pub fn set_protocol<P: Protocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
-        let handle = ProtocolHandle::new(protocol);
+        let handle = ProtocolHandle::new(self.0.core.home, protocol);
         let (transport, erased) = (self.clone(), handle.erased());
         self.0.core.act(move |cx| {
             let Ok(()) = cx.core.engine.flush_stream(cx, transport.0.token);

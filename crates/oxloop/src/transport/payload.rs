@@ -1,6 +1,7 @@
 //! What can be written: borrowed bytes, or bytes that are kept without a copy.
 
 use super::gather::Data;
+use crate::event_loop::owned::{Home, Owned};
 use bytes::Bytes;
 use std::borrow::Cow;
 
@@ -14,27 +15,40 @@ pub struct Payload<'a>(Kind<'a>);
 #[derive(Clone, Debug)]
 enum Kind<'a> {
     Borrowed(&'a [u8]),
-    Owned(Bytes),
+    Owned(Owned<Bytes>),
 }
 
-impl Payload<'_> {
-    pub(crate) fn into_bytes(self) -> Bytes {
+impl<'a> Payload<'a> {
+    fn kept(data: impl Into<Bytes>) -> Payload<'a> {
+        Payload(Kind::Owned(Owned::new(Home::NONE, data.into())))
+    }
+
+    /// Hands the data over to a loop, which hears of it if its drop panics.
+    pub(crate) fn owned_by(mut self, home: Home) -> Payload<'a> {
+        if let Kind::Owned(data) = &mut self.0 {
+            data.set_home(home);
+        }
+        self
+    }
+
+    /// The same without a borrow: borrowed data is copied.
+    pub(crate) fn into_owned(self) -> Payload<'static> {
         match self.0 {
-            Kind::Borrowed(data) => Bytes::copy_from_slice(data),
-            Kind::Owned(data) => data,
+            Kind::Borrowed(data) => Payload::kept(data.to_vec()),
+            Kind::Owned(data) => Payload(Kind::Owned(data)),
         }
     }
 }
 
-impl Data<Bytes> for Payload<'_> {
+impl Data<Owned<Bytes>> for Payload<'_> {
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Kind::Borrowed(data) => data,
-            Kind::Owned(data) => data,
+            Kind::Owned(data) => data.as_ref(),
         }
     }
 
-    fn keep(&self) -> Option<Bytes> {
+    fn keep(&self) -> Option<Owned<Bytes>> {
         match &self.0 {
             Kind::Borrowed(_) => None,
             Kind::Owned(data) => Some(data.clone()),
@@ -62,7 +76,7 @@ macro_rules! owned {
     ($($from:ty),*) => {$(
         impl From<$from> for Payload<'_> {
             fn from(data: $from) -> Self {
-                Payload(Kind::Owned(data.into()))
+                Payload::kept(data)
             }
         }
     )*};
@@ -79,7 +93,7 @@ impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
 
 impl From<&Bytes> for Payload<'_> {
     fn from(data: &Bytes) -> Self {
-        Payload(Kind::Owned(data.clone()))
+        Payload::kept(data.clone())
     }
 }
 
@@ -101,12 +115,12 @@ mod tests {
         let text = String::from("abc");
         for borrowed in [Payload::from("abc"), (&text).into(), b"abc".into(), b"abc"[..].into()] {
             assert!(borrowed.keep().is_none());
-            assert_eq!(borrowed.into_bytes(), "abc");
+            assert_eq!(borrowed.into_owned().as_ref(), b"abc");
         }
         let bytes = Bytes::from_static(b"abc");
         for owned in [Payload::from(&bytes), vec![97, 98, 99].into(), text.clone().into()] {
-            assert_eq!(owned.keep().as_deref(), Some(&b"abc"[..]));
+            assert_eq!(owned.keep().as_ref().map(AsRef::as_ref), Some(&b"abc"[..]));
         }
-        assert_eq!(Payload::from(&bytes).into_bytes().as_ptr(), bytes.as_ptr(), "no copy");
+        assert_eq!(Payload::from(&bytes).into_owned().as_ref().as_ptr(), bytes.as_ptr(), "no copy");
     }
 }

@@ -173,7 +173,7 @@ impl Sending {
         let core = &self.transport.0.core;
         let (ready, waiter) = promise();
         let ready = self.transport.wait_with(ready);
-        let ready = Handle::once(move || _ = ready.set_result(Ok(())));
+        let ready = Handle::once(core.home, move || _ = ready.set_result(Ok(())));
         let descriptor = self.socket.as_raw_fd();
         core.engine.watch(descriptor, Side::Write, Callback::Call(ready))?;
         let _watching = Watching { transport: &self.transport, descriptor };

@@ -124,18 +124,18 @@ impl Connection {
         if cx.core.is_closed() {
             return transport.abandon();
         }
-        let made = transport.clone();
+        let (home, made) = (cx.core.home, transport.clone());
         let queued = engine
             .reserve_soon(3)
             .and_then(|()| {
-                engine.call_soon(Callback::Call(Handle::once(move || made.connection_made())))
+                engine.call_soon(Callback::Call(Handle::once(home, move || made.connection_made())))
             })
             .and_then(|()| engine.start_reading_soon(token));
         let transport = match queued {
             Ok(()) => transport,
             Err(_) => return transport.abandon(),
         };
-        if engine.call_soon(Callback::Call(Handle::once(move || then(transport)))).is_err() {
+        if engine.call_soon(Callback::Call(Handle::once(home, move || then(transport)))).is_err() {
             log::error!(target: "oxloop", "A connection has no memory left to be told of");
         }
     }
@@ -226,7 +226,7 @@ impl Transport {
 
     fn lose_soon(&self, cx: Cx<'_>) {
         let transport = self.clone();
-        cx.core.call_soon(Handle::once(move || transport.lose()));
+        cx.core.call_soon(Handle::once(cx.core.home, move || transport.lose()));
     }
 
     /// Invariant 1: whoever is first to get here calls `connection_lost`.

@@ -171,7 +171,7 @@ impl SubprocessTransport {
     ///
     /// Source: *BaseTransport.set_protocol*.
     pub fn set_protocol<P: SubprocessProtocol + 'static>(&self, protocol: P) -> ProtocolHandle<P> {
-        let handle = ProtocolHandle::of_subprocess(protocol);
+        let handle = ProtocolHandle::of_subprocess(self.0.core.home, protocol);
         let (transport, erased) = (self.clone(), handle.erased_subprocess());
         self.0.core.act(move |_| transport.0.protocol.replace(erased));
         handle
@@ -222,14 +222,15 @@ impl SubprocessTransport {
         let watched = Arc::new(Watched(self));
         let piped = watched.connect_pipes(cx, streams);
         let made = watched.clone();
-        cx.core.call_soon(Handle::once(move || {
+        let home = cx.core.home;
+        cx.core.call_soon(Handle::once(home, move || {
             made.0.call("connection_made", |protocol| protocol.connection_made(&made.0));
         }));
         // Even where the pipes failed: the child has to be reaped.
         let connected = piped.and(watch_exit(watched.clone()));
         let transport = watched.0.clone();
         match connected {
-            Ok(()) => _ = cx.core.call_soon(Handle::once(move || then(Ok(transport)))),
+            Ok(()) => _ = cx.core.call_soon(Handle::once(home, move || then(Ok(transport)))),
             Err(error) => {
                 transport.let_go();
                 transport.close();
@@ -294,7 +295,8 @@ impl Watched {
             let Some(stream) = stream else { continue };
             self.0.0.held.lock().pipes[index] = Pipe::Connecting;
             let end = if fd == 0 { PipeEnd::Write } else { PipeEnd::Read };
-            let protocol = ProtocolHandle::new(PipeProtocol { child: self.clone(), fd, index });
+            let protocol =
+                ProtocolHandle::new(cx.core.home, PipeProtocol { child: self.clone(), fd, index });
             Connection::open_pipe(cx, stream, (PipeKind::Fifo, end), protocol.erased(), |_| {})?;
         }
         Ok(())
@@ -342,7 +344,7 @@ impl Watched {
             held.phase = Phase::Finishing;
             drop(held);
             let child = self.clone();
-            core.call_soon(Handle::once(move || child.0.lose()));
+            core.call_soon(Handle::once(core.home, move || child.0.lose()));
         }
     }
 }
