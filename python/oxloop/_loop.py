@@ -46,6 +46,10 @@ else:
         __doc__ = None
 
 
+# Methods that the engine calls itself, unless they are replaced.
+_CALLED_NATIVELY = ("time", "call_at", "call_soon", "create_future")
+
+
 class Loop(_Sections):
     """asyncio's event loop on oxloop's engine.
 
@@ -60,23 +64,29 @@ class Loop(_Sections):
         except BaseException:
             Loop.close(self)
             raise
-        self._find_clock()
+        self._find_own_methods()
         self.slow_callback_duration = 0.1
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if name == "time":
-            self._find_clock()
+        if name in _CALLED_NATIVELY:
+            self._find_own_methods()
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name == "time":
-            self._find_clock()
+        if name in _CALLED_NATIVELY:
+            self._find_own_methods()
 
-    def _find_clock(self) -> None:
-        """Timers follow a `time()` of a subclass or of the object, as tests replace it."""
-        self._set_own_clock(type(self).time is not BaseLoop.time or "time" in self.__dict__)
+    def _find_own_methods(self) -> None:
+        """The engine calls methods of a subclass or of the object, as tests replace them."""
+        kind, own = type(self), self.__dict__
+        self._set_own_methods(
+            *[
+                getattr(kind, name) is not getattr(BaseLoop, name) or name in own
+                for name in _CALLED_NATIVELY
+            ]
+        )
 
     def __repr__(self) -> str:
         return (

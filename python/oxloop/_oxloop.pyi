@@ -184,7 +184,9 @@ class BaseLoop:
 
     # The identifier of the thread that runs the loop, None while it does not run.
     _thread_id: int | None
-
+    def _enter_run(self, thread: int) -> bool: ...
+    @property
+    def _closed(self) -> bool: ...
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
 
     # Running.
@@ -201,7 +203,9 @@ class BaseLoop:
 
     # Scheduling.
     def time(self) -> float: ...
-    def _set_own_clock(self, own: bool) -> None: ...
+    def _set_own_methods(
+        self, time: bool, call_at: bool, call_soon: bool, create_future: bool
+    ) -> None: ...
     def call_soon(
         self,
         callback: Callable[[Unpack[_Ts]], object],

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._base import logger
 from ._debug import _iscoroutinefunction
+from ._oxloop import BaseLoop
 from ._running import RunningMixin
 from ._signal_channel import SignalChannel
 
@@ -168,4 +169,5 @@ class SignalMixin(RunningMixin):
         if handle.cancelled():
             self.remove_signal_handler(sig)
         else:
-            self.call_soon(handle._callback, *handle._args, context=handle._context)
+            # Not by a `call_soon` of a subclass, as in asyncio.
+            BaseLoop.call_soon(self, handle._callback, *handle._args, context=handle._context)

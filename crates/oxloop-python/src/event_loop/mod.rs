@@ -30,8 +30,17 @@ const DEBUG: u8 = 1;
 const IDLE: u8 = 2;
 /// `_close` was called.
 const CLOSED: u8 = 4;
-/// `time()` is not the native one: a subclass or the program has replaced it.
-const OWN_CLOCK: u8 = 8;
+
+/// A native method that the loop itself calls, and that a subclass or the program may replace: its
+/// flag says that it has.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum OwnMethod {
+    Time = 8,
+    CallAt = 16,
+    CallSoon = 32,
+    CreateFuture = 64,
+}
 
 /// What `BaseLoop::made` holds in a complete object.
 const MADE: u8 = 1;
@@ -68,10 +77,16 @@ impl BaseLoop {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
+    /// Whether the program has a method of its own in the place of the native one.
+    #[inline]
+    pub(crate) fn has_own(&self, method: OwnMethod) -> bool {
+        self.is(method as u8)
+    }
+
     /// What a `time()` that replaces the native one says, seconds.
     #[inline]
     pub(crate) fn own_clock(slf: &Bound<'_, BaseLoop>) -> PyResult<Option<f64>> {
-        if !slf.get().is(OWN_CLOCK) {
+        if !slf.get().has_own(OwnMethod::Time) {
             return Ok(None);
         }
         let py = slf.py();
@@ -186,6 +201,11 @@ impl BaseLoop {
         self.engine.is_closed()
     }
 
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.is_closed()
+    }
+
     fn _check_closed(&self) -> PyResult<()> {
         self.check_closed()
     }
@@ -207,6 +227,12 @@ impl BaseLoop {
     #[setter(_thread_id)]
     fn set_thread_id(&self, thread: Option<u64>) {
         self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Makes `thread` the one that runs the loop; false if the loop runs already.
+    fn _enter_run(&self, thread: u64) -> bool {
+        let (before, now) = (Ordering::Acquire, Ordering::Relaxed);
+        self.thread.compare_exchange(0, thread, before, now).is_ok()
     }
 
     /// Whether debug mode is on.
@@ -274,9 +300,16 @@ impl BaseLoop {
         self.engine.time()
     }
 
-    /// Timers follow `time()` of the object instead of the engine's clock, or no more.
-    fn _set_own_clock(&self, own: bool) {
-        self.set(OWN_CLOCK, own);
+    /// Says which of these methods the program has replaced: the loop calls those.
+    fn _set_own_methods(&self, time: bool, call_at: bool, call_soon: bool, create_future: bool) {
+        for (method, own) in [
+            (OwnMethod::Time, time),
+            (OwnMethod::CallAt, call_at),
+            (OwnMethod::CallSoon, call_soon),
+            (OwnMethod::CreateFuture, create_future),
+        ] {
+            self.set(method as u8, own);
+        }
     }
 
     /// Counts a scheduled timer as cancelled (asyncio's TimerHandle calls it).

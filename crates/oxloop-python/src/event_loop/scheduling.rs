@@ -1,6 +1,6 @@
 //! *Scheduling callbacks*, *Scheduling delayed callbacks*, `create_future`.
 
-use super::BaseLoop;
+use super::{BaseLoop, OwnMethod};
 use crate::error::memory_error;
 use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
@@ -11,7 +11,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyFloat, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyString, PyTuple};
 
 #[inline]
 pub(crate) fn call_soon(
@@ -68,6 +68,10 @@ pub(crate) fn call_later(
         return Err(PyTypeError::new_err("delay must not be None"));
     }
     let now = slf.get().engine.now(slf)?;
+    if slf.get().has_own(OwnMethod::CallAt) {
+        let when = PyFloat::new(py, now).add(delay)?;
+        return own_call_at(slf, when, callback, &args, context);
+    }
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
         let seconds = now + delay.value();
         let when = PyFloat::new(py, seconds);
@@ -90,6 +94,41 @@ pub(crate) fn call_at(
     }
     slf.get().check_closed()?;
     schedule(slf, when.extract()?, when, callback, args, context)
+}
+
+/// `call_later` by the program's own `call_at`, as in asyncio.
+#[cold]
+fn own_call_at<'py>(
+    slf: &Bound<'py, BaseLoop>,
+    when: Bound<'py, PyAny>,
+    callback: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    context: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let timer = call_own(slf, intern!(py, "call_at"), [when, callback.clone()], args, context)?;
+    // Without this call, as in asyncio.
+    if let Some(stack) = timer.getattr_opt(intern!(py, "_source_traceback"))? {
+        if stack.is_truthy()? {
+            stack.del_item(-1)?;
+        }
+    }
+    Ok(timer.unbind())
+}
+
+/// `loop.name(*first, *args, context=context)`.
+fn call_own<'py, const N: usize>(
+    slf: &Bound<'py, BaseLoop>,
+    name: &Bound<'py, PyString>,
+    first: [Bound<'py, PyAny>; N],
+    args: &Bound<'py, PyTuple>,
+    context: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let arguments: Vec<_> = first.into_iter().chain(args.iter()).collect();
+    let keywords = PyDict::new(py);
+    keywords.set_item(intern!(py, "context"), context)?;
+    slf.getattr(name)?.call(PyTuple::new(py, arguments)?, Some(&keywords))
 }
 
 /// Schedules for `seconds`, which `when` shows to Python.
@@ -158,9 +197,15 @@ pub(crate) fn queue(
     args: Bound<'_, PyTuple>,
     context: Py<PyAny>,
 ) -> PyResult<()> {
-    slf.get().check_closed()?;
+    let base = slf.get();
+    base.check_closed()?;
+    if base.has_own(OwnMethod::CallSoon) {
+        let (py, context) = (slf.py(), context.bind(slf.py()));
+        call_own(slf, intern!(py, "call_soon"), [callback.clone()], &args, Some(context))?;
+        return Ok(());
+    }
     let handle = new_handle(slf, callback, args, Captured::Own(context))?;
-    slf.get().engine.call_soon(PyHandle(handle)).map_err(memory_error)
+    base.engine.call_soon(PyHandle(handle)).map_err(memory_error)
 }
 
 /// The stack of Python frames, the caller's last (asyncio's `extract_stack`).
@@ -187,6 +232,14 @@ fn check_callback(
     let method = PyString::new(slf.py(), method).into_any();
     let name = intern!(slf.py(), "_check_callback");
     calls::method(slf.as_any(), name, [callback, &method]).map(drop)
+}
+
+/// A future for the loop's own use: of the program's `create_future`, if it has one.
+pub(crate) fn new_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
+    if slf.get().has_own(OwnMethod::CreateFuture) {
+        return calls::method(slf.as_any(), intern!(slf.py(), "create_future"), []);
+    }
+    create_future(slf)
 }
 
 pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {

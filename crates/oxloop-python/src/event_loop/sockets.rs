@@ -24,7 +24,8 @@ pub(super) fn recv_now<'py>(
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = sock.py();
     // Nothing at all, and what is no number, Python decides without the system.
-    let room = count.extract().ok().filter(|&room: &usize| room > 0);
+    let room: Option<isize> = count.extract().ok();
+    let room = room.and_then(|room| usize::try_from(room).ok()).filter(|&room| room > 0);
     let (Some(socket), Some(room)) = (plain(sock)?, room) else {
         return unless_blocked(py, sock.call_method1(pyo3::intern!(py, "recv"), (count,)));
     };
@@ -102,7 +103,7 @@ pub(super) fn wait_ready<'py>(
         PyResult::Ok([read, pyo3::wrap_pyfunction!(_writable, py)?.unbind()])
     })?;
     let callback = if side == Side::Read { read } else { write };
-    let future = scheduling::create_future(slf)?;
+    let future = scheduling::new_future(slf)?;
     let args = PyTuple::new(py, [slf.as_any(), &future, fd.into_pyobject(py)?.as_any()])?;
     let context = Captured::Own(context::copy_current(py)?);
     let handle = scheduling::new_handle(slf, callback.bind(py), args, context)?;

@@ -170,6 +170,11 @@ impl TlsTransport {
     }
 
     #[getter]
+    fn _closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    #[getter]
     fn _protocol_paused(&self, py: Python<'_>) -> bool {
         self.state(py, |state| state.is_writing_paused()).unwrap_or(false)
     }

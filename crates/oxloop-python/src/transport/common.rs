@@ -1,14 +1,15 @@
 //! What the transports of all kinds share.
 
-use crate::event_loop::BaseLoop;
+use crate::error::memory_error;
 use crate::event_loop::scheduling::queue;
+use crate::event_loop::{BaseLoop, OwnMethod};
 use crate::ffi::{calls, context};
 use crate::imports::logger;
-use oxloop::engine::{Limits, StreamInfo};
+use oxloop::engine::{Limits, StreamInfo, Token};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString, PyTuple};
+use pyo3::types::{PyCFunction, PyInt, PyString, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In debug mode a transport has the stack that made it under this name.
@@ -100,6 +101,20 @@ pub(super) fn wake_soon(
     let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
     let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
     queue(event_loop, &wake, args, context::copy_current(py)?)
+}
+
+/// Starts reading behind what is queued: natively, unless the program has a `call_soon` of its own.
+pub(super) fn start_reading_soon(event_loop: &Bound<'_, BaseLoop>, token: Token) -> PyResult<()> {
+    let (base, py) = (event_loop.get(), event_loop.py());
+    if !base.has_own(OwnMethod::CallSoon) {
+        return base.engine.start_reading_soon(token).map_err(memory_error);
+    }
+    let kept = event_loop.clone().unbind();
+    let start = PyCFunction::new_closure(py, None, None, move |args, _| {
+        let event_loop = kept.bind(args.py());
+        event_loop.get().engine.start(event_loop, token)
+    })?;
+    queue(event_loop, start.as_any(), PyTuple::empty(py), context::copy_current(py)?)
 }
 
 /// asyncio's repr of a socket's transport; `size` is what waits to be sent, bytes, as long as the

@@ -2,7 +2,7 @@
 
 use super::common::{
     LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed,
-    schedule_lost, tell_lost, wake_soon,
+    schedule_lost, start_reading_soon, tell_lost, wake_soon,
 };
 use super::extra_info::{self, transport_socket};
 use super::peers::{self, Peers};
@@ -132,7 +132,7 @@ pub(crate) fn open(
         }
         engine.reserve_soon(3).map_err(memory_error)?;
         queue(event_loop, &connection_made, PyTuple::new(py, [&transport])?, context)?;
-        engine.start_reading_soon(token).map_err(memory_error)?;
+        start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
     };
     if let Err(error) = begin() {
@@ -550,6 +550,36 @@ impl DatagramTransport {
     #[getter]
     fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.get_protocol(py)
+    }
+
+    #[getter]
+    fn _closing(&self) -> bool {
+        self.info().closing
+    }
+
+    #[getter]
+    fn _paused(&self) -> bool {
+        self.info().reading_paused
+    }
+
+    #[getter]
+    fn _sock_fd(&self) -> i32 {
+        self.number
+    }
+
+    #[getter]
+    fn _protocol_paused(&self) -> bool {
+        self.info().writing_paused
+    }
+
+    #[getter]
+    fn _high_water(&self) -> usize {
+        self.engine().endpoint_buffer_limits(self.token).high()
+    }
+
+    #[getter]
+    fn _low_water(&self) -> usize {
+        self.engine().endpoint_buffer_limits(self.token).low()
     }
 
     #[getter]

@@ -61,7 +61,11 @@ pub(super) fn get<'py>(
         Some("peername") => peer_name(slf),
         Some("sockname") => sock_name(slf),
         Some("socket") => socket(slf),
-        _ => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
+        _ => {
+            // TypeError for what cannot be the key of a dictionary.
+            name.hash()?;
+            Ok(default.unwrap_or_else(|| py.None().into_bound(py)))
+        }
     }
 }
 

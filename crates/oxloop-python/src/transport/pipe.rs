@@ -1,7 +1,9 @@
 //! `ReadPipeTransport` and `WritePipeTransport`: asyncio.ReadTransport and asyncio.WriteTransport
 //! over a pipe, a FIFO, a terminal or a socket.
 
-use super::common::{LateWrites, SOURCE_TRACEBACK, debug, limits, reading_resumed, wake_soon};
+use super::common::{
+    LateWrites, SOURCE_TRACEBACK, debug, limits, reading_resumed, start_reading_soon, wake_soon,
+};
 use super::handler::TransportRef;
 use super::stream::{Parts, traverse};
 use crate::error::{memory_error, os_error, warn_unclosed};
@@ -168,7 +170,7 @@ pub(crate) fn open(
         }
         base.engine.reserve_soon(3).map_err(memory_error)?;
         queue(event_loop, &connection_made, PyTuple::new(py, [&object])?, first_context)?;
-        base.engine.start_reading_soon(token).map_err(memory_error)?;
+        start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
     };
     match begin() {
@@ -362,6 +364,11 @@ macro_rules! pipe_methods {
             }
 
             #[getter]
+            fn _closing(&self) -> bool {
+                self.pipe.info().closing
+            }
+
+            #[getter]
             fn _fileno(&self) -> i32 {
                 self.pipe.number
             }
@@ -408,6 +415,11 @@ pipe_methods! {
 
     fn is_closing(&self) -> bool {
         self.pipe.info().closing
+    }
+
+    #[getter]
+    fn _paused(&self) -> bool {
+        self.pipe.info().reading_paused
     }
 }
 

@@ -2,7 +2,7 @@
 //! wrote before is sent, or that the connection is lost.
 
 use super::stream::StreamTransport;
-use crate::event_loop::scheduling::create_future;
+use crate::event_loop::scheduling::new_future;
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ pub(super) fn make_empty_waiter<'py>(
     let Some(buffered) = this.engine().hold_writing(event_loop, this.token)? else {
         return Err(PyRuntimeError::new_err("Empty waiter is already set"));
     };
-    let future = create_future(event_loop)?;
+    let future = new_future(event_loop)?;
     set_waiter(slf, Some(future.clone()));
     if this.info().closed {
         let none = py.None().into_bound(py);

@@ -2,7 +2,8 @@
 
 use super::callbacks::WRITE_FAILED;
 use super::common::{
-    LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed, wake_soon,
+    LateWrites, SEND_RAISED, SOURCE_TRACEBACK, debug, described, limits, reading_resumed,
+    start_reading_soon, wake_soon,
 };
 use super::handler::TransportRef;
 use super::{extra_info, sendfile};
@@ -153,7 +154,7 @@ pub(crate) fn open(
         engine.reserve_soon(3).map_err(memory_error)?;
         let args = PyTuple::new(py, [&transport])?;
         queue(event_loop, &connection_made, args, first_context)?;
-        engine.start_reading_soon(token).map_err(memory_error)?;
+        start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
     };
     match begin() {
@@ -407,6 +408,47 @@ impl StreamTransport {
     #[getter]
     fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.get_protocol(py)
+    }
+
+    #[getter]
+    fn _closing(&self) -> bool {
+        self.info().closing
+    }
+
+    #[getter]
+    fn _paused(&self) -> bool {
+        self.info().reading_paused
+    }
+
+    #[getter]
+    fn _sock_fd(&self) -> i32 {
+        self.number
+    }
+
+    #[getter]
+    fn _eof(&self) -> bool {
+        self.info().write_ended
+    }
+
+    /// Whether the peer's end of stream was received.
+    #[getter]
+    fn _read_ended(&self) -> bool {
+        self.info().read_ended
+    }
+
+    #[getter]
+    fn _server(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.parts.lock().server.as_ref().map(|server| server.clone_ref(py))
+    }
+
+    #[getter]
+    fn _high_water(&self) -> usize {
+        self.engine().write_buffer_limits(self.token).high()
+    }
+
+    #[getter]
+    fn _low_water(&self) -> usize {
+        self.engine().write_buffer_limits(self.token).low()
     }
 
     #[getter]

@@ -497,6 +497,9 @@ impl<F: Face> Engine<F> {
             lost: endpoint.state.is_lost(),
             closed: endpoint.state.is_closed(),
             writing_paused: endpoint.flow.is_paused(),
+            reading_paused: endpoint.state.is_paused(),
+            read_ended: false,
+            write_ended: false,
         })
     }
 

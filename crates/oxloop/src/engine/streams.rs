@@ -112,6 +112,12 @@ pub struct StreamInfo {
     pub closed: bool,
     /// Whether the protocol was told to pause writing.
     pub writing_paused: bool,
+    /// Whether reading is paused, also on a connection that is closing.
+    pub reading_paused: bool,
+    /// Whether the peer's end of stream was received.
+    pub read_ended: bool,
+    /// Whether `write_eof()` was called.
+    pub write_ended: bool,
 }
 
 impl StreamInfo {
@@ -125,6 +131,9 @@ impl StreamInfo {
         lost: true,
         closed: true,
         writing_paused: false,
+        reading_paused: false,
+        read_ended: false,
+        write_ended: false,
     };
 }
 
@@ -202,7 +211,13 @@ impl<F: Face> Engine<F> {
         Ok(())
     }
 
-    pub(super) fn start_reading(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+    /// Starts reading a stream or an endpoint now.
+    pub fn start(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        self.start_receiving(token);
+        self.start_reading(cx, token)
+    }
+
+    fn start_reading(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(Source::Stream(stream)) = state.sources.get_mut(token) else { return Ok(()) };
@@ -454,6 +469,9 @@ impl<F: Face> Engine<F> {
             lost: stream.state.is_lost(),
             closed: stream.state.is_closed(),
             writing_paused: stream.flow.is_paused(),
+            reading_paused: stream.state.is_paused(),
+            read_ended: stream.state.is_read_ended(),
+            write_ended: stream.state.is_write_ended(),
         })
     }
 

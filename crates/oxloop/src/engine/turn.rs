@@ -280,10 +280,7 @@ impl<F: Face> Engine<F> {
             let result = match ready {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch, left),
-                Ready::StartReading(token) => {
-                    self.start_receiving(token);
-                    self.start_reading(cx, token)
-                }
+                Ready::StartReading(token) => self.start(cx, token),
                 Ready::Accepted(accepted) => {
                     let (listener, accepted) = accepted.into_inner();
                     listener.connected(cx, accepted)

@@ -90,6 +90,16 @@ impl ConnectionState {
         self.phase == Phase::Open && !self.paused
     }
 
+    /// Whether reading is paused; a close does not change that.
+    pub fn is_paused(self) -> bool {
+        self.paused
+    }
+
+    /// Whether the peer's end of stream was received.
+    pub fn is_read_ended(self) -> bool {
+        self.reading == Reading::Ended
+    }
+
     /// Whether the descriptor is to be watched for reading.
     pub fn wants_read(self) -> bool {
         self.is_reading() && self.reading == Reading::Started
