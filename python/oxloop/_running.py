@@ -47,13 +47,19 @@ class RunningMixin(ExecutorMixin):
     def _run_forever_setup(self) -> None:
         self._check_closed()
         self._check_running()
-        self._set_coroutine_origin_tracking(self.get_debug())
-        self._old_agen_hooks = sys.get_asyncgen_hooks()
-        self._thread_id = threading.get_ident()
-        sys.set_asyncgen_hooks(
-            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
-        )
-        events._set_running_loop(self)
+        # Of two threads that have come so far one goes on.
+        if not self._enter_run(threading.get_ident()):
+            raise RuntimeError("This event loop is already running")
+        try:
+            self._set_coroutine_origin_tracking(self.get_debug())
+            self._old_agen_hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+            )
+            events._set_running_loop(self)
+        except BaseException:
+            self._run_forever_cleanup()
+            raise
 
     def _run_forever_cleanup(self) -> None:
         self._thread_id = None
