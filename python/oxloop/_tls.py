@@ -76,17 +76,21 @@ class TlsMixin(LoopBase):
         )
         # Nothing may be read before connection_made.
         below.pause_reading()
-        if server_side:
-            _move_buffered(protocol, ssl_protocol)
+        _move_buffered(protocol, ssl_protocol)
         below.set_protocol(ssl_protocol)
-        made = self.call_soon(ssl_protocol.connection_made, below)
-        resumed = self.call_soon(below.resume_reading)
+        calls = [
+            self.call_soon(ssl_protocol.connection_made, below),
+            self.call_soon(below.resume_reading),
+        ]
+        if getattr(below, "_read_ended", False):
+            # The end of the stream was kept open. It is told once; the peer says no more.
+            calls.append(self.call_soon(ssl_protocol.eof_received))
         try:
             await waiter
         except BaseException:
             below.close()
-            made.cancel()
-            resumed.cancel()
+            for call in calls:
+                call.cancel()
             raise
         return ssl_protocol._app_transport
 
@@ -216,7 +220,8 @@ def _default_context(server_side: bool, server_hostname: str | None) -> Any:
 
 
 def _move_buffered(protocol: asyncio.BaseProtocol, ssl_protocol: SSLProtocol) -> None:
-    # The client's first record may have come with the last plain text.
+    # The peer's first record may have come with the last plain text. What is no TLS makes the
+    # handshake fail: nobody can pass plain text off as protected (CVE-2011-0411).
     if not isinstance(protocol, streams.StreamReaderProtocol):
         return
     reader = getattr(protocol, "_stream_reader", None)
