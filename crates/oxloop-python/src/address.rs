@@ -1,12 +1,11 @@
 //! Names of sockets as Python's socket module gives them.
 
+use crate::ffi::objects::{self, Int, Pair, Text};
 use oxloop::UnixAddress;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use rustix::net::SocketAddrAny;
-use std::ffi::OsStr;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::unix::ffi::OsStrExt;
 
 /// The name of one end of a connection, kept small: most are IPv4.
 #[derive(Clone, Debug)]
@@ -32,26 +31,27 @@ impl Address {
     pub(crate) fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Address::V4(address) => {
-                Ok((address.ip().to_string(), address.port()).into_pyobject(py)?.into_any())
+                let host = Text(address.ip().to_string());
+                Ok(Pair(host, Int(address.port())).into_pyobject(py)?.into_any())
             }
             Address::V6(address) => {
                 let host = numeric_host(py, *address.ip())?;
-                let parts = (host, address.port(), address.flowinfo(), address.scope_id());
-                Ok(parts.into_pyobject(py)?.into_any())
+                let port = Int(address.port()).into_bound_py_any(py)?;
+                let flow = Int(address.flowinfo()).into_bound_py_any(py)?;
+                let scope = Int(address.scope_id()).into_bound_py_any(py)?;
+                Ok(objects::tuple(py, [&host, &port, &flow, &scope])?.into_any())
             }
             Address::Unix(address) if address.as_abstract_name().is_some() => {
-                Ok(PyBytes::new(py, address.as_bytes()).into_any())
+                Ok(objects::bytes(py, address.as_bytes())?.into_any())
             }
-            Address::Unix(address) => {
-                Ok(OsStr::from_bytes(address.as_bytes()).into_pyobject(py)?.into_any())
-            }
+            Address::Unix(address) => Ok(objects::path(py, address.as_bytes())?.into_any()),
         }
     }
 }
 
 /// inet_ntop(3), whose text differs from Rust's for embedded IPv4 addresses.
 fn numeric_host<'py>(py: Python<'py>, ip: Ipv6Addr) -> PyResult<Bound<'py, PyAny>> {
-    let socket = py.import("socket")?;
-    let family = socket.getattr("AF_INET6")?;
-    socket.call_method1("inet_ntop", (family, PyBytes::new(py, &ip.octets())))
+    let socket = py.import(Text("socket"))?;
+    let family = socket.getattr(Text("AF_INET6"))?;
+    socket.call_method1(Text("inet_ntop"), (family, objects::bytes(py, &ip.octets())?))
 }

@@ -2,11 +2,11 @@
 
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
+use crate::ffi::objects::{self, Errno, Int, Message, Text, interned};
 use crate::imports::{imports, logger};
 use pyo3::exceptions::{
     PyBaseException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyResourceWarning, PySystemExit,
 };
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::collections::TryReserveError;
@@ -24,11 +24,11 @@ pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
         if error.kind() == io::ErrorKind::OutOfMemory {
             return PyMemoryError::new_err(());
         }
-        return PyOSError::new_err(error.to_string());
+        return PyOSError::new_err(Message(error.to_string()));
     };
-    let text = imports(py).and_then(|functions| functions.strerror.call1(py, (errno,)));
+    let text = imports(py).and_then(|functions| functions.strerror.call1(py, (Int(errno),)));
     match text {
-        Ok(text) => PyOSError::new_err((errno, text)),
+        Ok(text) => PyOSError::new_err(Errno(errno, text)),
         Err(error) => error,
     }
 }
@@ -43,7 +43,7 @@ pub(crate) fn call_exception_handler(
     event_loop: &Bound<'_, BaseLoop>,
     context: &Bound<'_, PyDict>,
 ) -> PyResult<()> {
-    let name = intern!(event_loop.py(), "call_exception_handler");
+    let name = interned!(event_loop.py(), "call_exception_handler")?;
     calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
 }
 
@@ -61,11 +61,11 @@ pub(crate) fn report(
     concerned: Concerned<'_, '_>,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    let context = PyDict::new(py);
-    context.set_item("message", message)?;
-    context.set_item("exception", exception(py, error))?;
-    context.set_item("transport", concerned.transport)?;
-    context.set_item("protocol", concerned.protocol)?;
+    let context = objects::dict(py)?;
+    context.set_item(Text("message"), Text(message))?;
+    context.set_item(Text("exception"), exception(py, error))?;
+    context.set_item(Text("transport"), concerned.transport)?;
+    context.set_item(Text("protocol"), concerned.protocol)?;
     call_exception_handler(event_loop, &context)
 }
 
@@ -103,9 +103,11 @@ pub(crate) fn log_error(
         return Ok(());
     }
     let py = event_loop.py();
-    let keywords = PyDict::new(py);
-    keywords.set_item("exc_info", raised)?;
-    logger(py)?.call_method("debug", ("%r: %s", object, message), Some(&keywords)).map(drop)
+    let keywords = objects::dict(py)?;
+    keywords.set_item(Text("exc_info"), raised)?;
+    logger(py)?
+        .call_method(Text("debug"), (Text("%r: %s"), object, Text(message)), Some(&keywords))
+        .map(drop)
 }
 
 /// Warns of an open transport that goes away, as asyncio's `__del__` does: `text` is its repr.
@@ -115,9 +117,10 @@ pub(crate) fn warn_unclosed(
     text: &str,
     transport: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let keywords = PyDict::new(py);
-    keywords.set_item("source", transport)?;
-    let arguments = (format!("unclosed transport {text}"), py.get_type::<PyResourceWarning>());
+    let keywords = objects::dict(py)?;
+    keywords.set_item(Text("source"), transport)?;
+    let arguments =
+        (Text(format!("unclosed transport {text}")), py.get_type::<PyResourceWarning>());
     imports(py)?.warn.call(py, arguments, Some(&keywords)).map(drop)
 }
 

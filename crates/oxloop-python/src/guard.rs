@@ -3,12 +3,13 @@
 //! asyncio gives each such handle a re-entrant lock, held by the loop while it runs the callback.
 //! Here the loop says which handle it runs, and only who has to wait makes a lock.
 
+use crate::error::memory_error;
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
 use crate::ffi::handle::{self, RawHandle};
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{Text, interned};
 use lock_api::Mutex;
-use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -51,17 +52,21 @@ pub(crate) fn wait(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     let guard = &event_loop.get().guard;
     let runs = || guard.running.load(Ordering::SeqCst) == handle.as_ptr().addr();
     while runs() {
-        let threading = py.import("threading")?;
-        let here: u64 = threading.call_method0("get_ident")?.extract()?;
-        if event_loop.get()._thread_id() == Some(here) {
+        let threading = py.import(Text("threading"))?;
+        let here: u64 = threading.call_method0(Text("get_ident"))?.extract()?;
+        if event_loop.get().thread_id() == Some(here) {
             return Ok(());
         }
-        let lock = threading.call_method0("Lock")?;
-        lock.call_method0("acquire")?;
-        guard.waiters.lock().push(lock.clone().unbind());
+        let lock = threading.call_method0(Text("Lock"))?;
+        lock.call_method0(Text("acquire"))?;
+        {
+            let mut waiters = guard.waiters.lock();
+            waiters.try_reserve(1).map_err(memory_error)?;
+            waiters.push(lock.clone().unbind());
+        }
         if runs() {
             // Interrupted by a signal's exception as any lock's.
-            calls::method(&lock, intern!(py, "acquire"), [])?;
+            calls::method(&lock, interned!(py, "acquire")?, [])?;
         }
     }
     Ok(())

@@ -8,13 +8,13 @@ use crate::ffi::handle::{
     Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
 };
 use crate::ffi::handle_types;
+use crate::ffi::objects::{self, Float, Text, interned};
 use crate::ffi::template::Captured;
 use crate::guard;
 use crate::imports::{imports, logger};
 use oxloop::engine::Callback;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyTuple};
+use pyo3::types::PyTuple;
 
 /// A Handle or TimerHandle in the engine's queues.
 #[derive(Clone)]
@@ -92,13 +92,13 @@ impl PyHandle {
             return Err(error);
         }
         let source = describe(event_loop, &callback, &args)?;
-        let context = PyDict::new(py);
-        context.set_item("message", format!("Exception in callback {source}"))?;
-        context.set_item("exception", exception(py, &error))?;
-        context.set_item("handle", &handle)?;
-        let traceback = handle.getattr("_source_traceback")?;
+        let context = objects::dict(py)?;
+        context.set_item(Text("message"), Text(format!("Exception in callback {source}")))?;
+        context.set_item(Text("exception"), exception(py, &error))?;
+        context.set_item(Text("handle"), &handle)?;
+        let traceback = handle.getattr(Text("_source_traceback"))?;
         if traceback.is_truthy()? {
-            context.set_item("source_traceback", traceback)?;
+            context.set_item(Text("source_traceback"), traceback)?;
         }
         call_exception_handler(event_loop, &context)
     }
@@ -112,19 +112,19 @@ pub(crate) fn timed<R>(
     call: impl FnOnce() -> PyResult<R>,
 ) -> PyResult<R> {
     let py = event_loop.py();
-    event_loop.setattr("_current_handle", handle)?;
+    event_loop.setattr(Text("_current_handle"), handle)?;
     let engine = &event_loop.get().engine;
     let called = engine.now(event_loop).and_then(|start| {
         let result = call()?;
         Ok((result, engine.now(event_loop)? - start))
     });
-    event_loop.setattr("_current_handle", py.None())?;
+    event_loop.setattr(Text("_current_handle"), py.None())?;
     let (result, took) = called?;
-    if PyFloat::new(py, took).ge(event_loop.getattr("slow_callback_duration")?)? {
+    if Float(took).into_pyobject(py)?.ge(event_loop.getattr(Text("slow_callback_duration"))?)? {
         let text = calls::function(imports(py)?.format_handle.bind(py), [handle])?;
-        let format = intern!(py, "Executing %s took %.3f seconds").as_any();
-        let took = PyFloat::new(py, took);
-        calls::method(logger(py)?, intern!(py, "warning"), [format, &text, took.as_any()])?;
+        let format = interned!(py, "Executing %s took %.3f seconds")?.as_any();
+        let took = Float(took).into_pyobject(py)?;
+        calls::method(logger(py)?, interned!(py, "warning")?, [format, &text, took.as_any()])?;
     }
     Ok(result)
 }
@@ -139,7 +139,7 @@ pub(crate) fn timed_io<R>(
     call: impl FnOnce() -> PyResult<R>,
 ) -> PyResult<R> {
     let py = event_loop.py();
-    if !event_loop.getattr("_current_handle")?.is_none() {
+    if !event_loop.getattr(Text("_current_handle"))?.is_none() {
         // Inside of a handle that is timed already.
         return call();
     }
@@ -190,10 +190,9 @@ impl Call<'_> {
             return context::run(context, call);
         }
         // Anything with a `run` method serves asyncio as a context.
-        let mut args = vec![self.callback.clone()];
-        args.extend(self.args.iter());
-        let args = PyTuple::new(py, args)?;
-        context.call_method1("run", args).map(drop)
+        let callback = objects::tuple(py, [&self.callback])?;
+        let args = callback.as_sequence().concat(self.args.as_sequence())?;
+        calls::with_tuple(&context.getattr(interned!(py, "run")?)?, args.cast()?).map(drop)
     }
 }
 
@@ -206,10 +205,10 @@ fn describe(
 ) -> PyResult<String> {
     let py = event_loop.py();
     let helper = imports(py)?.format_callback_source.bind(py);
-    let code = helper.getattr("__kwdefaults__")?;
-    let source = if code.is_truthy()? && code.contains("debug")? {
-        let keywords = PyDict::new(py);
-        keywords.set_item("debug", event_loop.get().is_debug())?;
+    let code = helper.getattr(Text("__kwdefaults__"))?;
+    let source = if code.is_truthy()? && code.contains(Text("debug"))? {
+        let keywords = objects::dict(py)?;
+        keywords.set_item(Text("debug"), event_loop.get().is_debug())?;
         helper.call((callback, args), Some(&keywords))?
     } else {
         helper.call1((callback, args))?
@@ -250,5 +249,5 @@ pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
 /// `Handle.cancelled()` of a thread-safe handle.
 pub(crate) fn cancelled(handle: &Bound<'_, PyAny>) -> PyResult<bool> {
     guard::wait(handle)?;
-    handle.getattr("_cancelled")?.is_truthy()
+    handle.getattr(Text("_cancelled"))?.is_truthy()
 }

@@ -2,6 +2,7 @@
 //! module is imported: nothing can be imported any more while the interpreter shuts down, when
 //! `__del__` methods still use loops and transports.
 
+use crate::ffi::objects::Text;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -30,7 +31,9 @@ static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
 /// The functions; the module asks first when it is imported.
 pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
     IMPORTS.get_or_try_init(py, || {
-        let get = |module, name: &str| PyResult::Ok(py.import(module)?.getattr(name)?.unbind());
+        let get = |module, name: &str| {
+            PyResult::Ok(py.import(Text(module))?.getattr(Text(name))?.unbind())
+        };
         let helpers = "asyncio.format_helpers";
         PyResult::Ok(Imports {
             getframe: get("sys", "_getframe")?,

@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
+use crate::ffi::objects::{self, Text};
 use crate::ffi::references::clone_attached;
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
@@ -11,9 +12,9 @@ use crate::imports::logger;
 use crate::transport::extra_info::socket_of;
 use crate::transport::stream::{self, Origin};
 use oxloop::engine::{Accepted, Descriptor, ListenerHandler};
+use pyo3::IntoPyObjectExt;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 
@@ -79,7 +80,7 @@ impl Listener {
         let (descriptor, socket) = if cx.get().is_debug() {
             let sock = socket_of(py, accepted.descriptor)?;
             self.log_connection(&sock, peer.as_ref())?;
-            (Descriptor::Lent(sock.call_method0("fileno")?.extract()?), Some(sock))
+            (Descriptor::Lent(sock.call_method0(Text("fileno"))?.extract()?), Some(sock))
         } else {
             (Descriptor::Owned(accepted.descriptor), None)
         };
@@ -101,7 +102,7 @@ impl Listener {
             })())
         })?;
         if let (Err(_), Some(sock)) = (&opened, lender) {
-            sock.call_method0("close")?;
+            sock.call_method0(Text("close"))?;
         }
         opened
     }
@@ -120,19 +121,21 @@ impl Listener {
         let py = sock.py();
         let peer = match peer {
             Some(peer) => peer.to_python(py)?,
-            None => PyString::new(py, "").into_any(),
+            None => Text("").into_bound_py_any(py)?,
         };
-        let args = ("%r got a new connection from %r: %r", &self.server, peer, sock);
-        logger(py)?.call_method1("debug", args).map(drop)
+        let args = (Text("%r got a new connection from %r: %r"), &self.server, peer, sock);
+        logger(py)?.call_method1(Text("debug"), args).map(drop)
     }
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, message: &str, error: io::Error) -> PyResult<()> {
         let py = cx.py();
-        let context = PyDict::new(py);
-        context.set_item("message", message)?;
-        context.set_item("exception", os_error(py, &error).into_value(py))?;
-        let socket = py.import("asyncio.trsock")?.call_method1("TransportSocket", (&self.sock,))?;
-        context.set_item("socket", socket)?;
+        let context = objects::dict(py)?;
+        context.set_item(Text("message"), Text(message))?;
+        context.set_item(Text("exception"), os_error(py, &error).into_value(py))?;
+        let socket = py
+            .import(Text("asyncio.trsock"))?
+            .call_method1(Text("TransportSocket"), (&self.sock,))?;
+        context.set_item(Text("socket"), socket)?;
         call_exception_handler(cx, &context)
     }
 }
@@ -183,12 +186,12 @@ impl ListenerHandler<PyFace> for ListenerRef {
         }
         // asyncio says nothing of a failing factory but in debug mode.
         if cx.get().is_debug() {
-            let context = PyDict::new(py);
+            let context = objects::dict(py)?;
             let message = "Error on transport creation for incoming connection";
-            context.set_item("message", message)?;
-            context.set_item("exception", exception(py, &refused.error))?;
+            context.set_item(Text("message"), Text(message))?;
+            context.set_item(Text("exception"), exception(py, &refused.error))?;
             if let Some(protocol) = refused.protocol {
-                context.set_item("protocol", protocol)?;
+                context.set_item(Text("protocol"), protocol)?;
             }
             call_exception_handler(cx, &context)?;
         }

@@ -2,12 +2,12 @@
 
 use super::BaseLoop;
 use crate::ffi::context;
+use crate::ffi::objects::{self, Message, Text};
 use crate::transport::datagram::{self, DatagramRef};
 use crate::transport::stream::{self, StreamRef};
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 pub(super) fn make_socket_transport(
     slf: &Bound<'_, BaseLoop>,
@@ -30,9 +30,9 @@ pub(super) fn make_socket_transport(
     let transport = stream::open(slf, protocol, origin, waiter)?;
     if let Some(extra) = extra {
         let transport = transport.0.bind(py);
-        match transport.getattr_opt("_extra")? {
-            Some(known) => known.call_method1("update", (extra,)).map(drop)?,
-            None => transport.setattr("_extra", extra.cast::<PyDict>()?.copy()?)?,
+        match transport.getattr_opt(Text("_extra"))? {
+            Some(known) => known.call_method1(Text("update"), (extra,)).map(drop)?,
+            None => transport.setattr(Text("_extra"), objects::copy_of_dict(extra.cast()?)?)?,
         }
     }
     Ok(transport)
@@ -52,9 +52,9 @@ pub(super) fn make_datagram_transport(
 }
 
 fn descriptor_of(sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    let fd: i32 = sock.call_method0(Text("fileno"))?.extract()?;
     if fd < 0 {
-        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+        return Err(PyValueError::new_err(Message(format!("Invalid file descriptor: {fd}"))));
     }
     Ok(fd)
 }

@@ -10,6 +10,7 @@ mod watchers;
 use crate::face::PyFace;
 use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
+use crate::ffi::objects::{Float, Int, Message, Text, interned};
 use crate::guard::Guard;
 use crate::server::ListenerRef;
 use crate::tls::{self, SslProtocol, make_ssl_protocol};
@@ -19,7 +20,6 @@ use crate::transport::stream::StreamRef;
 use oxloop::engine::{Engine, PipeEnd, Referent};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -90,7 +90,7 @@ impl BaseLoop {
             return Ok(None);
         }
         let py = slf.py();
-        calls::method(slf.as_any(), intern!(py, "time"), [])?.extract().map(Some)
+        calls::method(slf.as_any(), interned!(py, "time")?, [])?.extract().map(Some)
     }
 
     fn set(&self, flag: u8, on: bool) {
@@ -114,16 +114,21 @@ impl BaseLoop {
         if self.engine.is_forked() {
             let message = "the event loop was made by the parent process: \
                            after fork, make a new one";
-            return Err(PyRuntimeError::new_err(message));
+            return Err(PyRuntimeError::new_err(Message(message)));
         }
         Ok(())
+    }
+
+    /// The thread that runs the loop.
+    pub(crate) fn thread_id(&self) -> Option<u64> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
     }
 
     /// RuntimeError once the loop is closed.
     #[inline]
     pub(crate) fn check_closed(&self) -> PyResult<()> {
         if self.is(CLOSED) {
-            return Err(PyRuntimeError::new_err("Event loop is closed"));
+            return Err(PyRuntimeError::new_err(Message("Event loop is closed")));
         }
         Ok(())
     }
@@ -217,11 +222,8 @@ impl BaseLoop {
     }
 
     #[getter]
-    pub(crate) fn _thread_id(&self) -> Option<u64> {
-        match self.thread.load(Ordering::Relaxed) {
-            0 => None,
-            thread => Some(thread),
-        }
+    fn _thread_id(&self) -> Option<Int<u64>> {
+        self.thread_id().map(Int)
     }
 
     #[setter(_thread_id)]
@@ -296,8 +298,8 @@ impl BaseLoop {
     }
 
     /// The loop's clock: seconds, monotonic.
-    fn time(&self) -> f64 {
-        self.engine.time()
+    fn time(&self) -> Float {
+        Float(self.engine.time())
     }
 
     /// Says which of these methods the program has replaced: the loop calls those.
@@ -314,7 +316,7 @@ impl BaseLoop {
 
     /// Counts a scheduled timer as cancelled (asyncio's TimerHandle calls it).
     fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
-        if handle.getattr("_scheduled")?.is_truthy()? {
+        if handle.getattr(Text("_scheduled"))?.is_truthy()? {
             self.engine.timer_cancelled();
         }
         Ok(())
@@ -386,8 +388,8 @@ impl BaseLoop {
     }
 
     #[staticmethod]
-    fn _send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
-        sockets::send_now(sock, data)
+    fn _send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<Int<usize>> {
+        sockets::send_now(sock, data).map(Int)
     }
 
     // Connections and servers

@@ -4,14 +4,15 @@ use super::{BaseLoop, OwnMethod};
 use crate::error::memory_error;
 use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
+use crate::ffi::objects::{self, Float, Int, Message, Text, interned};
 use crate::ffi::template::{self, Captured};
 use crate::handle::PyHandle;
 use crate::imports::imports;
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyTuple};
 
 #[inline]
 pub(crate) fn call_soon(
@@ -65,7 +66,7 @@ pub(crate) fn call_later(
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
     if delay.is_none() {
-        return Err(PyTypeError::new_err("delay must not be None"));
+        return Err(PyTypeError::new_err(Message("delay must not be None")));
     }
     let now = slf.get().engine.now(slf)?;
     if slf.get().has_own(OwnMethod::CallAt) {
@@ -74,11 +75,11 @@ pub(crate) fn call_later(
     }
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
         let seconds = now + delay.value();
-        let when = PyFloat::new(py, seconds);
+        let when = Float(seconds).into_pyobject(py)?;
         return schedule(slf, seconds, when.as_any(), callback, args, context);
     }
     // An int, a Decimal, a subclass: Python adds.
-    let when = PyFloat::new(py, now).add(delay)?;
+    let when = Float(now).into_pyobject(py)?.add(delay)?;
     schedule(slf, when.extract()?, &when, callback, args, context)
 }
 
@@ -90,7 +91,7 @@ pub(crate) fn call_at(
     context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     if when.is_none() {
-        return Err(PyTypeError::new_err("when cannot be None"));
+        return Err(PyTypeError::new_err(Message("when cannot be None")));
     }
     slf.get().check_closed()?;
     schedule(slf, when.extract()?, when, callback, args, context)
@@ -212,14 +213,14 @@ pub(crate) fn queue(
 #[cold]
 pub(crate) fn present_stack(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let functions = imports(py)?;
-    let frame = functions.getframe.bind(py).call1((0,))?;
+    let frame = functions.getframe.bind(py).call1((Int(0),))?;
     calls::function(functions.extract_stack.bind(py), [&frame])
 }
 
 /// In debug mode only the loop's own thread may schedule.
 #[cold]
 fn check_thread(slf: &Bound<'_, BaseLoop>) -> PyResult<()> {
-    calls::method(slf.as_any(), intern!(slf.py(), "_check_thread"), []).map(drop)
+    calls::method(slf.as_any(), interned!(slf.py(), "_check_thread")?, []).map(drop)
 }
 
 /// In debug mode coroutines and what cannot be called are refused.
@@ -229,8 +230,8 @@ fn check_callback(
     callback: &Bound<'_, PyAny>,
     method: &str,
 ) -> PyResult<()> {
-    let method = PyString::new(slf.py(), method).into_any();
-    let name = intern!(slf.py(), "_check_callback");
+    let method = Text(method).into_bound_py_any(slf.py())?;
+    let name = interned!(slf.py(), "_check_callback")?;
     calls::method(slf.as_any(), name, [callback, &method]).map(drop)
 }
 
@@ -246,8 +247,8 @@ pub(crate) fn create_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'
     static FUTURE: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
     let py = slf.py();
     let (class, names) = FUTURE.get_or_try_init(py, || {
-        let class = py.import("asyncio")?.getattr("Future")?.unbind();
-        PyResult::Ok((class, PyTuple::new(py, ["loop"])?.unbind()))
+        let class = py.import(Text("asyncio"))?.getattr(Text("Future"))?.unbind();
+        PyResult::Ok((class, objects::tuple(py, [interned!(py, "loop")?])?.unbind()))
     })?;
     calls::with_keyword(class.bind(py), slf.as_any(), names.bind(py))
 }

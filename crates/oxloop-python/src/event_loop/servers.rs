@@ -2,6 +2,7 @@
 
 use super::BaseLoop;
 use crate::error::os_error;
+use crate::ffi::objects::{Message, Text};
 use crate::server::Listener;
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
@@ -17,9 +18,9 @@ pub(super) fn start_serving(
 ) -> PyResult<()> {
     let base = slf.get();
     base.check_closed()?;
-    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    let fd: i32 = sock.call_method0(Text("fileno"))?.extract()?;
     if fd < 0 {
-        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+        return Err(PyValueError::new_err(Message(format!("Invalid file descriptor: {fd}"))));
     }
     let descriptor = Descriptor::Lent(fd);
     let listener = Listener::make(protocol_factory, sock, server, secure, &descriptor)?;
@@ -30,11 +31,11 @@ pub(super) fn start_serving(
 }
 
 pub(super) fn stop_serving(slf: &Bound<'_, BaseLoop>, sock: &Bound<'_, PyAny>) -> PyResult<()> {
-    let fd: i32 = sock.call_method0("fileno")?.extract()?;
+    let fd: i32 = sock.call_method0(Text("fileno"))?.extract()?;
     let engine = &slf.get().engine;
     if let Some(token) = engine.listener_of(fd) {
         engine.unlisten(token);
     }
-    sock.call_method0("close")?;
+    sock.call_method0(Text("close"))?;
     Ok(())
 }

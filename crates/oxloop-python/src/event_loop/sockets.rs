@@ -2,6 +2,7 @@
 
 use super::{BaseLoop, scheduling, watchers};
 use crate::error::os_error;
+use crate::ffi::objects::{self, Int, Text, interned};
 use crate::ffi::template::Captured;
 use crate::ffi::{bytes, calls, context};
 use crate::imports::imports;
@@ -27,7 +28,7 @@ pub(super) fn recv_now<'py>(
     let room: Option<isize> = count.extract().ok();
     let room = room.and_then(|room| usize::try_from(room).ok()).filter(|&room| room > 0);
     let (Some(socket), Some(room)) = (plain(sock)?, room) else {
-        return unless_blocked(py, sock.call_method1(pyo3::intern!(py, "recv"), (count,)));
+        return unless_blocked(py, sock.call_method1(interned!(py, "recv")?, (count,)));
     };
     let result = bytes::filled(py, room, |memory| {
         let socket = socket.borrow().ok_or(Errno::BADF)?;
@@ -44,7 +45,7 @@ pub(super) fn recv_now<'py>(
 pub(super) fn send_now(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
     let py = sock.py();
     let (Some(socket), Ok(bytes)) = (plain(sock)?, data.cast_exact::<PyBytes>()) else {
-        let sent = sock.call_method1(pyo3::intern!(py, "send"), (data,));
+        let sent = sock.call_method1(interned!(py, "send")?, (data,));
         return unless_blocked(py, sent)?.map_or(Ok(0), |sent| sent.extract());
     };
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -66,7 +67,7 @@ pub(crate) fn plain(sock: &Bound<'_, PyAny>) -> PyResult<Option<Descriptor>> {
     if !sock.get_type().is(imports(py)?.socket.bind(py)) {
         return Ok(None);
     }
-    let number: i32 = calls::method(sock, pyo3::intern!(py, "fileno"), [])?.extract()?;
+    let number: i32 = calls::method(sock, interned!(py, "fileno")?, [])?.extract()?;
     Ok(Some(Descriptor::Lent(number)))
 }
 
@@ -96,7 +97,7 @@ pub(super) fn wait_ready<'py>(
     static CALLBACKS: PyOnceLock<[Py<PyCFunction>; 2]> = PyOnceLock::new();
     let py = slf.py();
     if watchers::transport_of(slf, fd).is_some() {
-        slf.call_method1("_ensure_fd_no_transport", (fd,))?;
+        slf.call_method1(Text("_ensure_fd_no_transport"), (Int(fd),))?;
     }
     let [read, write] = CALLBACKS.get_or_try_init(py, || {
         let read = pyo3::wrap_pyfunction!(_readable, py)?.unbind();
@@ -104,7 +105,7 @@ pub(super) fn wait_ready<'py>(
     })?;
     let callback = if side == Side::Read { read } else { write };
     let future = scheduling::new_future(slf)?;
-    let args = PyTuple::new(py, [slf.as_any(), &future, fd.into_pyobject(py)?.as_any()])?;
+    let args = objects::tuple(py, [slf.as_any(), &future, Int(fd).into_pyobject(py)?.as_any()])?;
     let context = Captured::Own(context::copy_current(py)?);
     let handle = scheduling::new_handle(slf, callback.bind(py), args, context)?;
     watchers::watch(slf, fd, side, handle, true)?;
@@ -130,9 +131,9 @@ fn wake(
     let py = event_loop.py();
     // Before the coroutine runs, so that what is still unread wakes nobody else.
     drop(event_loop.get().engine.rest(fd, side));
-    if !calls::method(future, pyo3::intern!(py, "done"), [])?.is_truthy()? {
+    if !calls::method(future, interned!(py, "done")?, [])?.is_truthy()? {
         let none = py.None();
-        calls::method(future, pyo3::intern!(py, "set_result"), [none.bind(py)])?;
+        calls::method(future, interned!(py, "set_result")?, [none.bind(py)])?;
     }
     Ok(())
 }
@@ -146,7 +147,7 @@ pub(super) fn wait_ended(
 ) -> PyResult<()> {
     let engine = &slf.get().engine;
     let Some(watcher) = engine.watcher_of(fd, side) else { return Ok(()) };
-    let args = watcher.0.object(slf.py()).getattr("_args")?;
+    let args = watcher.0.object(slf.py()).getattr(Text("_args"))?;
     // Another operation may have taken its place.
     let Ok(args) = args.cast::<PyTuple>() else { return Ok(()) };
     if args.get_item(1).is_ok_and(|waiting| waiting.is(future)) {

@@ -4,6 +4,7 @@ use super::{BaseLoop, scheduling};
 use crate::error::os_error;
 use crate::ffi::context;
 use crate::ffi::handle::RawHandle;
+use crate::ffi::objects::Message;
 use crate::ffi::template::Captured;
 use crate::handle::{PyHandle, cancel};
 use oxloop::engine::Side;
@@ -38,7 +39,7 @@ pub(super) fn watch(
     let base = slf.get();
     base.check_closed()?;
     if fd < 0 {
-        return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
+        return Err(PyValueError::new_err(Message(format!("Invalid file descriptor: {fd}"))));
     }
     handle.track();
     let handle = PyHandle(handle);

@@ -9,6 +9,7 @@
 //! as soon as it has memory, and before PyO3 has filled that in it makes an instance dictionary
 //! (3.11, 3.12), which may set off a collection.
 
+use crate::ffi::objects::{Message, Text};
 use pyo3::PyClass;
 use pyo3::ffi;
 use pyo3::impl_::pycell::PyClassObjectBase;
@@ -69,7 +70,7 @@ base!(DatagramBase, DATAGRAM_BASE, "DatagramTransport");
 
 /// Makes the raw types; the module calls it before it adds a class.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    let asyncio = py.import("asyncio")?;
+    let asyncio = py.import(Text("asyncio"))?;
     let class = |name| asyncio.getattr(name);
     TRANSPORT_BASE
         .get_or_try_init(py, || make(&[class("Transport")?], c"oxloop._oxloop.TransportBase"))?;
@@ -152,7 +153,7 @@ fn make<const N: usize>(
         let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;
         if expected != size_of::<TransportLayout>() as ffi::Py_ssize_t {
             let message = format!("{base} has a layout that oxloop does not know");
-            return Err(pyo3::exceptions::PySystemError::new_err(message));
+            return Err(pyo3::exceptions::PySystemError::new_err(Message(message)));
         }
         Ok(made.unbind())
     }

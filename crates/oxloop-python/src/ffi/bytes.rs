@@ -1,10 +1,11 @@
 //! Memory of `bytes` objects and of the buffer protocol.
 
+use crate::ffi::objects::{self, Message, interned};
 use oxloop::engine::Data;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
-use pyo3::{ffi, intern};
 use std::ffi::{CStr, c_int};
 
 unsafe extern "C" {
@@ -36,8 +37,9 @@ impl KeptBytes {
     }
 
     /// What follows the first `offset` bytes, as a copy.
-    pub(crate) fn tail(&self, py: Python<'_>, offset: usize) -> KeptBytes {
-        KeptBytes(PyBytes::new(py, self.as_ref().get(offset..).unwrap_or(&[])).unbind())
+    pub(crate) fn tail(&self, py: Python<'_>, offset: usize) -> PyResult<KeptBytes> {
+        let tail = objects::bytes(py, self.as_ref().get(offset..).unwrap_or(&[]))?;
+        Ok(KeptBytes(tail.unbind()))
     }
 }
 
@@ -55,24 +57,15 @@ impl Data<KeptBytes> for BytesData<'_, '_> {
 }
 
 /// A piece of `writelines`.
-pub(crate) enum Piece<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    Copied(Vec<u8>),
-}
+pub(crate) struct Piece<'py>(pub(crate) Bound<'py, PyBytes>);
 
 impl Data<KeptBytes> for Piece<'_> {
     fn bytes(&self) -> &[u8] {
-        match self {
-            Piece::Bytes(bytes) => bytes.as_bytes(),
-            Piece::Copied(bytes) => bytes,
-        }
+        self.0.as_bytes()
     }
 
     fn keep(&self) -> Option<KeptBytes> {
-        match self {
-            Piece::Bytes(bytes) => Some(KeptBytes::new(bytes)),
-            Piece::Copied(_) => None,
-        }
+        Some(KeptBytes::new(&self.0))
     }
 }
 
@@ -138,7 +131,9 @@ pub(crate) fn filled_by<'py>(
     })?;
     if kept {
         std::mem::forget(filled);
-        return Err(PyBufferError::new_err("somebody has kept a view of memory that was lent"));
+        return Err(PyBufferError::new_err(Message(
+            "somebody has kept a view of memory that was lent",
+        )));
     }
     match failed {
         Some(error) => Err(error),
@@ -163,7 +158,7 @@ fn lend<'py, R>(
         Bound::from_owned_ptr_or_err(py, view)?
     };
     let result = f(&view);
-    let released = view.call_method0(intern!(py, "release")).is_ok();
+    let released = view.call_method0(interned!(py, "release")?).is_ok();
     Ok((result, released))
 }
 
@@ -176,18 +171,20 @@ pub(crate) fn is_bytes_like(data: &Bound<'_, PyAny>) -> bool {
 
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces,
 /// unless there is nothing in it.
-pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+pub(crate) fn bytes_of<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = object.py();
     let copied = with_view(object, ffi::PyBUF_SIMPLE, |view| {
         if view.len == 0 {
-            return Vec::new();
+            return objects::bytes(py, &[]);
         }
         // SAFETY: `buf` points to `len` contiguous bytes until the view is released. Another
         // thread of a build without a global lock may write to them meanwhile; then the copy
         // is torn, as any copy of shared memory is, and no length changes: the view pins it.
-        unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len as usize) }.to_vec()
+        let bytes = unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len as usize) };
+        objects::bytes(py, bytes)
     });
-    copied.or_else(|error| match object.len() {
-        Ok(0) => Ok(Vec::new()),
+    copied.unwrap_or_else(|error| match object.len() {
+        Ok(0) => objects::bytes(py, &[]),
         _ => Err(error),
     })
 }
@@ -203,7 +200,7 @@ pub(crate) fn fill_object<R>(
         if view.len == 0 {
             return fill(&mut []);
         }
-        // SAFETY: as in `copy_of`, and the memory is writable. `fill` runs no Python code and
+        // SAFETY: as in `bytes_of`, and the memory is writable. `fill` runs no Python code and
         // reads nothing, so the exclusive reference is ours for its time; another thread's use
         // meanwhile is torn as it is with any recv_into.
         let memory =
@@ -221,7 +218,7 @@ fn not_writable(object: &Bound<'_, PyAny>) -> PyErr {
     let name: String = name.to_string_lossy().chars().take(50).collect();
     let message =
         format!("recv_into() argument 1 must be read-write bytes-like object, not {name}");
-    PyTypeError::new_err(message)
+    PyTypeError::new_err(Message(message))
 }
 
 /// Calls `f` with a view of an object's memory by the buffer protocol.

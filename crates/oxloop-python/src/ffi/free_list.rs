@@ -44,7 +44,7 @@ mod with_gil {
         // SAFETY: as above.
         unsafe {
             let list = &mut (&mut *LISTS.0.get())[kind as usize];
-            let room = list.len() < ROOM;
+            let room = list.len() < ROOM && list.try_reserve(1).is_ok();
             if room {
                 list.push(object);
             }

@@ -17,7 +17,7 @@ use super::template::{self, Captured, Lent};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::PyTuple;
+use pyo3::types::{PySequence, PyTuple};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -334,11 +334,7 @@ impl<'py> RunIn<'py> {
 fn as_tuple(args: Bound<'_, PyAny>) -> Option<Bound<'_, PyTuple>> {
     match args.cast_into() {
         Ok(args) => Some(args),
-        Err(other) => {
-            let other = other.into_inner();
-            let items: Vec<Bound<'_, PyAny>> = other.extract().ok()?;
-            PyTuple::new(other.py(), items).ok()
-        }
+        Err(other) => other.into_inner().cast_into::<PySequence>().ok()?.to_tuple().ok(),
     }
 }
 

@@ -12,12 +12,13 @@
 use super::free_list;
 use super::nesting::in_turn;
 use super::template;
+use crate::ffi::objects::{self, Message, Text};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyBool, PyTuple, PyType};
+use pyo3::types::{PyBool, PyType};
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -82,8 +83,9 @@ impl Types {
 /// Makes the types; the module calls it when it is imported.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
     let types = TYPES.get_or_try_init(py, || {
-        let events = py.import("asyncio.events")?;
-        let (handle, timer) = (events.getattr("Handle")?, events.getattr("TimerHandle")?);
+        let events = py.import(Text("asyncio.events"))?;
+        let (handle, timer) =
+            (events.getattr(Text("Handle"))?, events.getattr(Text("TimerHandle"))?);
         let at = |class: &Bound<'_, PyAny>, name| offset(&class.getattr(name)?);
         PyResult::Ok(Types {
             layout: Layout {
@@ -96,12 +98,12 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
                 source_traceback: at(&handle, "_source_traceback")?,
                 when: at(&timer, "_when")?,
                 scheduled: at(&timer, "_scheduled")?,
-                weak: handle.getattr("__weakrefoffset__")?.extract()?,
+                weak: handle.getattr(Text("__weakrefoffset__"))?.extract()?,
             },
             handle: make(&handle, c"oxloop._oxloop.Handle", &METHODS)?,
             timer: make(&timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
             thread_safe: events
-                .getattr_opt("_ThreadSafeHandle")?
+                .getattr_opt(Text("_ThreadSafeHandle"))?
                 .map(|base| make_thread_safe(&base, &handle))
                 .transpose()?,
         })
@@ -115,7 +117,7 @@ fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
     // member definition lives as long as its class.
     unsafe {
         if ffi::Py_TYPE(descriptor.as_ptr()) != &raw mut ffi::PyMemberDescr_Type {
-            return Err(PyTypeError::new_err("asyncio.Handle has no slots"));
+            return Err(PyTypeError::new_err(Message("asyncio.Handle has no slots")));
         }
         let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
         // PyO3 has another type for it on 3.10.
@@ -192,7 +194,7 @@ fn make<const N: usize>(
     methods: &'static Methods<N>,
 ) -> PyResult<Py<PyType>> {
     let py = base.py();
-    let size: c_int = base.getattr("__basicsize__")?.extract()?;
+    let size: c_int = base.getattr(Text("__basicsize__"))?.extract()?;
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: dealloc as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: traverse as *mut c_void },
@@ -216,7 +218,7 @@ fn make<const N: usize>(
     };
     // SAFETY: attached; spec and slots live until the call returns, the method table for ever.
     unsafe {
-        let bases = PyTuple::new(py, [base])?;
+        let bases = objects::tuple(py, [base])?;
         let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
         Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?.unbind())
     }
@@ -227,7 +229,7 @@ fn make<const N: usize>(
 fn make_thread_safe(base: &Bound<'_, PyAny>, plain: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
     // `repr` shows the name, so it is asyncio's.
     let class = make(base, c"oxloop._oxloop._ThreadSafeHandle", &THREAD_SAFE_METHODS)?;
-    class.setattr(base.py(), "_run", plain.getattr("_run")?)?;
+    class.setattr(base.py(), "_run", plain.getattr(Text("_run"))?)?;
     class.setattr(base.py(), "_lock", base.py().None())?;
     Ok(class)
 }
@@ -266,7 +268,7 @@ unsafe extern "C" fn context(object: *mut ffi::PyObject, _: *mut c_void) -> *mut
             own_context(object, &types.layout)?;
             let value = *slot(object, types.layout.context);
             let value = Bound::from_borrowed_ptr_or_opt(py, value);
-            value.ok_or_else(|| PyAttributeError::new_err("_context"))
+            value.ok_or_else(|| PyAttributeError::new_err(Message("_context")))
         });
         match found {
             Ok(value) => value.into_ptr(),
@@ -305,7 +307,7 @@ unsafe extern "C" fn set_context(
 
 #[inline]
 pub(super) fn types(py: Python<'_>) -> PyResult<&Types> {
-    TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err("oxloop is not initialised"))
+    TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err(Message("oxloop is not initialised")))
 }
 
 /// # Safety
@@ -383,7 +385,7 @@ unsafe fn entry(
     let error = match result {
         Ok(Ok(object)) => return object.into_ptr(),
         Ok(Err(error)) => error,
-        Err(_) => PySystemError::new_err("panic in a method of a handle"),
+        Err(_) => PySystemError::new_err(Message("panic in a method of a handle")),
     };
     // SAFETY: as the caller says.
     error.restore(unsafe { Python::assume_attached() });

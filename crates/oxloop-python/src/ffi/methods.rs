@@ -4,7 +4,9 @@
 //! and at most `context=`, and pass every other call on to the method that PyO3 made, which
 //! knows all forms and errors.
 
+use crate::error::memory_error;
 use crate::event_loop::{BaseLoop, scheduling};
+use crate::ffi::objects::{Message, Text, interned};
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -122,7 +124,7 @@ pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     let fast = [&CALL_SOON, &CALL_SOON_THREADSAFE, &CALL_LATER, &CALL_AT];
     for (definition, fast) in METHODS.0.iter().zip(fast) {
         let name = fast.name.to_string_lossy();
-        let full = class.getattr(&*name)?.unbind();
+        let full = class.getattr(Text(&*name))?.unbind();
         if fast.full.set(py, full).is_err() {
             continue;
         }
@@ -132,7 +134,7 @@ pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
             let object = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);
             Bound::from_owned_ptr_or_err(py, object)?
         };
-        class.setattr(&*name, descriptor)?;
+        class.setattr(Text(&*name), descriptor)?;
     }
     Ok(())
 }
@@ -157,7 +159,7 @@ unsafe fn call(
     let error = match result {
         Ok(Ok(object)) => return object.into_ptr(),
         Ok(Err(error)) => error,
-        Err(_) => PySystemError::new_err("panic in a scheduling method"),
+        Err(_) => PySystemError::new_err(Message("panic in a scheduling method")),
     };
     // SAFETY: as the caller says. (`Python::attach` would refuse while the interpreter shuts down.)
     error.restore(unsafe { Python::assume_attached() });
@@ -225,7 +227,8 @@ unsafe fn is_context(py: Python<'_>, names: *mut ffi::PyObject) -> bool {
     // SAFETY: as the caller says.
     unsafe {
         let name = ffi::PyTuple_GET_ITEM(names, 0);
-        name == pyo3::intern!(py, "context").as_ptr() || is_spelled_context(name, names)
+        interned!(py, "context").is_ok_and(|context| context.as_ptr() == name)
+            || is_spelled_context(name, names)
     }
 }
 
@@ -261,12 +264,14 @@ unsafe fn full(
     names: *mut ffi::PyObject,
 ) -> PyResult<Py<PyAny>> {
     let Some(method) = fast.full.get(py) else {
-        return Err(PySystemError::new_err("oxloop is not initialised"));
+        return Err(PySystemError::new_err(Message("oxloop is not initialised")));
     };
     // SAFETY: as the caller says: the stack holds `slf` and then the same references.
     unsafe {
         let keywords = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
-        let mut stack = vec![slf];
+        let mut stack = Vec::new();
+        stack.try_reserve_exact(1 + count + keywords).map_err(memory_error)?;
+        stack.push(slf);
         stack.extend((0..count + keywords).map(|index| *args.add(index)));
         let result = ffi::PyObject_Vectorcall(method.as_ptr(), stack.as_ptr(), count + 1, names);
         Bound::from_owned_ptr_or_err(py, result).map(Bound::unbind)

@@ -2,6 +2,7 @@
 //! not wrap, each block with the reason why it is sound. No reason leans on the global
 //! interpreter lock where the build has none.
 
+mod allocator;
 pub(crate) mod base_types;
 pub(crate) mod bytes;
 pub(crate) mod calls;
@@ -12,6 +13,7 @@ pub(crate) mod handle_types;
 pub(crate) mod lock;
 pub(crate) mod methods;
 mod nesting;
+pub(crate) mod objects;
 pub(crate) mod openssl;
 pub(crate) mod references;
 pub(crate) mod template;

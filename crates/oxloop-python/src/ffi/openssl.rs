@@ -11,11 +11,16 @@
 //! very libssl that `_ssl` uses. [`attach`] looks for both and says where it finds them not as it
 //! knows them: then the MemoryBIOs stay.
 
+use crate::ffi::objects::Text;
+use oxloop::engine::{append, copied};
 use parking_lot::Mutex;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The name of the environment variable which keeps the MemoryBIOs ("memory").
@@ -55,6 +60,8 @@ impl Incoming {
 pub(crate) struct Wire {
     incoming: Mutex<Incoming>,
     outgoing: Mutex<Vec<u8>>,
+    /// There was no memory for a record of OpenSSL's: the peer could read nothing any more.
+    failed: AtomicBool,
 }
 
 thread_local! {
@@ -76,25 +83,35 @@ impl Wire {
         self.outgoing.lock().len()
     }
 
-    /// Adds ciphertext.
-    pub(crate) fn feed(&self, ciphertext: &[u8]) {
+    /// Whether a record of OpenSSL's is lost for want of memory.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Adds ciphertext; nothing of it if there is no memory.
+    pub(crate) fn feed(&self, ciphertext: &[u8]) -> Result<(), TryReserveError> {
         let mut incoming = self.incoming.lock();
-        let mut data = incoming.unread().to_vec();
+        let mut data = Vec::new();
+        data.try_reserve_exact(incoming.unread().len() + ciphertext.len())?;
+        data.extend_from_slice(incoming.unread());
         data.extend_from_slice(ciphertext);
         *incoming = Incoming { start: 0, end: data.len(), data };
+        Ok(())
     }
 
     /// Reads ciphertext by one call of `recv`; [`settle`](Self::settle) is due when OpenSSL has
     /// had its look at it.
     #[inline]
-    pub(crate) fn receive<E>(
+    pub(crate) fn receive(
         &self,
-        recv: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
+        recv: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut memory = RECEIVING.take();
         let mut incoming = self.incoming.lock();
         let unread = incoming.unread().len();
         if memory.len() < unread + READ {
+            memory.try_reserve(unread + READ - memory.len())?;
             memory.resize(unread + READ, 0);
         }
         memory[..unread].copy_from_slice(incoming.unread());
@@ -114,7 +131,8 @@ impl Wire {
     #[inline]
     pub(crate) fn settle(&self) {
         let mut incoming = self.incoming.lock();
-        let rest = incoming.unread().to_vec();
+        // Without memory for what is left it stays where it is.
+        let Ok(rest) = copied(incoming.unread()) else { return };
         let end = rest.len();
         let memory = std::mem::replace(&mut *incoming, Incoming { data: rest, start: 0, end }).data;
         drop(incoming);
@@ -246,11 +264,11 @@ fn load(py: Python<'_>) -> PyResult<Option<OpenSsl>> {
     {
         return Ok(None);
     }
-    let module = py.import("_ssl")?;
+    let module = py.import(Text("_ssl"))?;
     // Built into the interpreter: whose symbols nobody can know.
-    let Some(file) = module.getattr_opt("__file__")? else { return Ok(None) };
+    let Some(file) = module.getattr_opt(Text("__file__"))? else { return Ok(None) };
     let Ok(file) = CString::new(file.extract::<String>()?) else { return Ok(None) };
-    let class = module.getattr("_SSLSocket")?.as_ptr().cast();
+    let class = module.getattr(Text("_SSLSocket"))?.as_ptr().cast();
     // SAFETY: a NUL-terminated path; NOLOAD asks for a library that is loaded already and stays
     // loaded, as extension modules are never unloaded.
     let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_NOW) };
@@ -354,7 +372,10 @@ unsafe extern "C" fn write(bio: *mut c_void, data: *const c_char, size: c_int) -
         if outgoing.capacity() == 0 {
             *outgoing = SENDING.try_with(|spare| spare.take()).unwrap_or_default();
         }
-        outgoing.extend_from_slice(std::slice::from_raw_parts(data.cast(), count));
+        if append(&mut outgoing, std::slice::from_raw_parts(data.cast(), count)).is_err() {
+            wire.failed.store(true, Ordering::Relaxed);
+            return -1;
+        }
         size
     }
 }

@@ -16,6 +16,7 @@
 //! no longer than under asyncio; only the one without variables stays.
 
 use super::context;
+use crate::ffi::objects::Text;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use std::cell::UnsafeCell;
@@ -106,11 +107,12 @@ fn find_places(py: Python<'_>) -> PyResult<Option<Places>> {
     if py.version_info() >= (3, 16) {
         return Ok(None);
     }
-    let class = py.import("contextvars")?.getattr("Context")?;
-    let words = class.getattr("__basicsize__")?.extract::<usize>()? / size_of::<usize>();
+    let class = py.import(Text("contextvars"))?.getattr(Text("Context"))?;
+    let words = class.getattr(Text("__basicsize__"))?.extract::<usize>()? / size_of::<usize>();
     let (first, empty) = (class.call0()?, class.call0()?);
-    let variable = py.import("contextvars")?.getattr("ContextVar")?.call1(("oxloop",))?;
-    first.call_method1("run", (variable.getattr("set")?, py.None()))?;
+    let variable =
+        py.import(Text("contextvars"))?.getattr(Text("ContextVar"))?.call1(("oxloop",))?;
+    first.call_method1(Text("run"), (variable.getattr(Text("set"))?, py.None()))?;
     let second = context::copy(&first)?.into_bound(py);
     let thread = || {
         // SAFETY: attached.

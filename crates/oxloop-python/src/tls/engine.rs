@@ -5,13 +5,15 @@
 //! decryption: so nothing is read unless the BIO, or the object, holds something.
 
 use super::protocol::Below;
+use crate::error::memory_error;
 use crate::event_loop::BaseLoop;
-use crate::ffi::bytes::{copy_of, filled_by};
+use crate::ffi::bytes::{bytes_of, filled_by};
 use crate::ffi::calls;
+use crate::ffi::objects::{self, Int, Text, interned};
 use crate::ffi::openssl::{self, Wire, recycle};
 use oxloop::tls::{Failed, Progress, Pulled};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
@@ -35,8 +37,8 @@ struct Names {
 fn names(py: Python<'_>) -> PyResult<&Names> {
     static NAMES: PyOnceLock<Names> = PyOnceLock::new();
     NAMES.get_or_try_init(py, || {
-        let ssl = py.import("ssl")?;
-        let get = |name: &str| PyResult::Ok(ssl.getattr(name)?.unbind());
+        let ssl = py.import(Text("ssl"))?;
+        let get = |name: &str| PyResult::Ok(ssl.getattr(Text(name))?.unbind());
         PyResult::Ok(Names {
             want_read: get("SSLWantReadError")?,
             syscall: get("SSLSyscallError")?,
@@ -106,7 +108,7 @@ impl SslEngine {
     ) -> PyResult<SslEngine> {
         let py = object.py();
         let stock = object.get_type().is(names(py)?.ssl_object.bind(py));
-        let inner = if stock { object.getattr_opt("_sslobj")? } else { None };
+        let inner = if stock { object.getattr_opt(Text("_sslobj"))? } else { None };
         let wire = match &inner {
             Some(inner) => openssl::attach(inner, context)?,
             None => None,
@@ -155,10 +157,11 @@ impl SslEngine {
         match &self.bios {
             Bios::Wire(wire) => match ciphertext.cast_exact::<PyBytes>() {
                 Ok(bytes) => wire.feed(bytes.as_bytes()),
-                Err(_) => wire.feed(&copy_of(ciphertext)?),
-            },
+                Err(_) => wire.feed(bytes_of(ciphertext)?.as_bytes()),
+            }
+            .map_err(memory_error)?,
             Bios::Memory { incoming, .. } => {
-                calls::method(incoming.bind(py), intern!(py, "write"), [ciphertext])?;
+                calls::method(incoming.bind(py), interned!(py, "write")?, [ciphertext])?;
             }
         }
         self.look(py)
@@ -168,7 +171,7 @@ impl SslEngine {
     #[inline]
     fn look(&self, py: Python<'_>) -> PyResult<()> {
         if let Bios::Memory { incoming, pending, .. } = &self.bios {
-            let seen = incoming.bind(py).getattr(intern!(py, "pending"))?.extract()?;
+            let seen = incoming.bind(py).getattr(interned!(py, "pending")?)?.extract()?;
             pending.store(seen, Ordering::Relaxed);
         }
         Ok(())
@@ -188,19 +191,29 @@ impl SslEngine {
         match &self.bios {
             Bios::Wire(wire) => Ok(wire.outgoing()),
             Bios::Memory { outgoing, .. } => {
-                outgoing.bind(py).getattr(intern!(py, "pending"))?.extract()
+                outgoing.bind(py).getattr(interned!(py, "pending")?)?.extract()
             }
+        }
+    }
+
+    /// What a call of OpenSSL's came to: MemoryError where the wire had no memory for a record,
+    /// whatever OpenSSL makes of that. What comes after it could not be read.
+    #[inline]
+    fn known<T>(&self, called: PyResult<T>) -> PyResult<T> {
+        match &self.bios {
+            Bios::Wire(wire) if wire.has_failed() => Err(PyMemoryError::new_err(())),
+            _ => called,
         }
     }
 
     /// One step of the handshake.
     pub(super) fn handshake(&self, py: Python<'_>) -> Result<Progress, Failed<PyErr>> {
-        self.step(py, intern!(py, "do_handshake"))
+        self.step(py, interned!(py, "do_handshake").map_err(Failed::Other)?)
     }
 
     /// One step of the exchange of closing alerts.
     pub(super) fn unwrap(&self, py: Python<'_>) -> Result<Progress, Failed<PyErr>> {
-        let progress = self.step(py, intern!(py, "unwrap"));
+        let progress = self.step(py, interned!(py, "unwrap").map_err(Failed::Other)?);
         if matches!(progress, Ok(Progress::Done)) {
             self.unwrapped.store(true, Ordering::Relaxed);
         }
@@ -212,7 +225,7 @@ impl SslEngine {
         py: Python<'_>,
         name: &Bound<'_, pyo3::types::PyString>,
     ) -> Result<Progress, Failed<PyErr>> {
-        let called = calls::method(self.object.bind(py), name, []);
+        let called = self.known(calls::method(self.object.bind(py), name, []));
         self.look(py).map_err(Failed::Other)?;
         let Err(error) = called else { return Ok(Progress::Done) };
         if is_again(py, &error).map_err(Failed::Other)? {
@@ -236,7 +249,7 @@ impl SslEngine {
             return Ok(false);
         }
         let held: usize =
-            calls::method(self.session.bind(py), intern!(py, "pending"), [])?.extract()?;
+            calls::method(self.session.bind(py), interned!(py, "pending")?, [])?.extract()?;
         Ok(held > 0)
     }
 
@@ -252,16 +265,22 @@ impl SslEngine {
         if !(matches!(ended, Ok(Pulled::Again)) && self.may_read(py)?) {
             return Ok((Some(first), ended));
         }
-        let mut pieces = vec![first];
+        let mut pieces = Vec::new();
+        pieces.try_reserve(1).map_err(memory_error)?;
+        pieces.push(first);
         while matches!(ended, Ok(Pulled::Again)) {
             let (data, next) = self.read_several(py)?;
             ended = next;
             match data {
-                Some(data) => pieces.push(data),
+                Some(data) => {
+                    pieces.try_reserve(1).map_err(memory_error)?;
+                    pieces.push(data);
+                }
                 None => break,
             }
         }
-        let joined = PyBytes::new(py, b"").call_method1(intern!(py, "join"), (pieces,))?;
+        let joined = objects::bytes(py, b"")?
+            .call_method1(interned!(py, "join")?, (objects::list(py, &pieces)?,))?;
         Ok((Some(joined.cast_into()?), ended))
     }
 
@@ -303,8 +322,9 @@ impl SslEngine {
         }
         let part = self.holds_part.load(Ordering::Relaxed);
         let room = if part { RECORD } else { self.pending().min(RECORD) };
-        let size = room.into_pyobject(py)?;
-        let called = calls::method(self.session.bind(py), intern!(py, "read"), [size.as_any()]);
+        let size = Int(room).into_pyobject(py)?;
+        let called = calls::method(self.session.bind(py), interned!(py, "read")?, [size.as_any()]);
+        let called = self.known(called);
         self.look(py)?;
         let data = match called {
             Ok(data) => data.cast_into::<PyBytes>()?,
@@ -322,9 +342,10 @@ impl SslEngine {
         if size > 0 && !self.may_read(py)? {
             return Ok(Read::Again);
         }
-        let wanted = size.into_pyobject(py)?;
+        let wanted = Int(size).into_pyobject(py)?;
         let arguments = [wanted.as_any(), room];
-        let called = calls::method(self.session.bind(py), intern!(py, "read"), arguments);
+        let called = calls::method(self.session.bind(py), interned!(py, "read")?, arguments);
+        let called = self.known(called);
         self.look(py)?;
         let count: usize = match called {
             Ok(count) => count.extract()?,
@@ -347,7 +368,8 @@ impl SslEngine {
     #[inline]
     pub(super) fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         let py = data.py();
-        match calls::method(self.session.bind(py), intern!(py, "write"), [data]) {
+        let called = calls::method(self.session.bind(py), interned!(py, "write")?, [data]);
+        match self.known(called) {
             Ok(count) => Ok(Some(count.extract()?)),
             Err(error) if is_again(py, &error)? => Ok(None),
             Err(error) => Err(error),
@@ -362,7 +384,7 @@ impl SslEngine {
                 Ok(())
             }
             Bios::Memory { outgoing, .. } => {
-                calls::method(outgoing.bind(py), intern!(py, "read"), []).map(drop)
+                calls::method(outgoing.bind(py), interned!(py, "read")?, []).map(drop)
             }
         }
     }
@@ -382,9 +404,9 @@ impl SslEngine {
                 sent
             }
             Bios::Memory { outgoing, .. } => loop {
-                let size = TAKE.into_pyobject(py)?;
+                let size = Int(TAKE).into_pyobject(py)?;
                 let arguments = [size.as_any()];
-                let taken = calls::method(outgoing.bind(py), intern!(py, "read"), arguments)?;
+                let taken = calls::method(outgoing.bind(py), interned!(py, "read")?, arguments)?;
                 let taken = taken.cast_into::<PyBytes>()?;
                 if taken.as_bytes().is_empty() {
                     return Ok(());

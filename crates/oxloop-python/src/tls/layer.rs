@@ -2,11 +2,12 @@
 
 use super::engine::is_certificate_error;
 use super::protocol::{Below, SslProtocol};
-use crate::error::{Concerned, exception, leaves_loop, log_error, report};
+use crate::error::{Concerned, exception, leaves_loop, log_error, memory_error, report};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
-use crate::ffi::bytes::{KeptBytes, copy_of};
+use crate::ffi::bytes::{KeptBytes, bytes_of};
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{Float, Message, Text, interned};
 use crate::ffi::openssl::Wire;
 use crate::ffi::{calls, context};
 use crate::imports::logger;
@@ -14,7 +15,6 @@ use lock_api::Mutex;
 use oxloop::engine::Received;
 use oxloop::tls::{Failed, Progress, Pulled, Session, Timer, TlsLayer, TlsState};
 use pyo3::exceptions::{PyConnectionAbortedError, PyConnectionResetError, PyException, PyOSError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use std::io;
@@ -79,13 +79,14 @@ impl<'py> Layer<'_, 'py> {
             },
             Session::Wrapped | Session::DoHandshake => {
                 let kept = copy(data)?;
-                this.parts.lock().backlog.push(kept);
+                this.parts.lock().backlog.push(kept).map_err(memory_error)?;
                 self.written(cx)
             }
             _ => {
                 let warn = this.state.lock().note_lost_write();
                 if warn {
-                    logger(cx.py())?.call_method1("warning", ("SSL connection is closed",))?;
+                    logger(cx.py())?
+                        .call_method1(Text("warning"), (Text("SSL connection is closed"),))?;
                 }
                 Ok(())
             }
@@ -100,9 +101,9 @@ impl<'py> Layer<'_, 'py> {
         if count < len {
             let mut rest = copy(data)?;
             if count > 0 {
-                rest = rest.tail(cx.py(), count);
+                rest = rest.tail(cx.py(), count)?;
             }
-            this.parts.lock().backlog.push(rest);
+            this.parts.lock().backlog.push(rest).map_err(memory_error)?;
         }
         self.process_outgoing(cx)
     }
@@ -127,7 +128,7 @@ impl<'py> Layer<'_, 'py> {
 
     fn debug(&self, cx: &Bound<'_, BaseLoop>, text: &str) -> PyResult<()> {
         if cx.get().is_debug() {
-            logger(cx.py())?.call_method1("debug", (text, self.0))?;
+            logger(cx.py())?.call_method1(Text("debug"), (Text(text), self.0))?;
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ impl<'py> Layer<'_, 'py> {
 fn copy(data: &Bound<'_, PyAny>) -> PyResult<KeptBytes> {
     Ok(match data.cast_exact::<PyBytes>() {
         Ok(bytes) => KeptBytes::new(bytes),
-        Err(_) => KeptBytes::new(&PyBytes::new(data.py(), &copy_of(data)?)),
+        Err(_) => KeptBytes::new(&bytes_of(data)?),
     })
 }
 
@@ -196,7 +197,7 @@ impl TlsLayer for Layer<'_, '_> {
                 return Ok(());
             };
             if count < data.as_ref().len() {
-                let rest = data.tail(py, count);
+                let rest = data.tail(py, count)?;
                 this.parts.lock().backlog.put_back(rest);
             }
         }
@@ -233,30 +234,30 @@ impl TlsLayer for Layer<'_, '_> {
         let (this, py) = (self.0.get(), cx.py());
         let object = this.engine.object.bind(py);
         let extra = this.extra.bind(py);
-        extra.set_item("peercert", object.call_method0("getpeercert")?)?;
+        extra.set_item(Text("peercert"), object.call_method0(Text("getpeercert"))?)?;
         if cx.get().is_debug() {
             let start = this.parts.lock().handshake_start.take();
             let now = cx.get().engine.now(cx)?;
             let seconds = start.map_or(0.0, |start| now - start);
             let text = "%r: SSL handshake took %.1f ms";
-            logger(py)?.call_method1("debug", (text, self.0, seconds * 1e3))?;
+            logger(py)?.call_method1(Text("debug"), (Text(text), self.0, Float(seconds * 1e3)))?;
         }
-        extra.set_item("cipher", object.call_method0("cipher")?)?;
-        extra.set_item("compression", object.call_method0("compression")?)?;
-        extra.set_item("ssl_object", object)
+        extra.set_item(Text("cipher"), object.call_method0(Text("cipher"))?)?;
+        extra.set_item(Text("compression"), object.call_method0(Text("compression"))?)?;
+        extra.set_item(Text("ssl_object"), object)
     }
 
     fn pause_transport(&self, cx: &Bound<'_, BaseLoop>, pause: bool) -> PyResult<()> {
         let py = cx.py();
         let Some(below) = self.below(py) else { return Ok(()) };
         let name = if pause { "pause_reading" } else { "resume_reading" };
-        below.object(py).call_method0(name).map(drop)
+        below.object(py).call_method0(Text(name)).map(drop)
     }
 
     fn close_transport_soon(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
         let Some(below) = self.below(py) else { return Ok(()) };
-        let close = below.object(py).getattr(intern!(py, "close"))?;
+        let close = below.object(py).getattr(interned!(py, "close")?)?;
         queue(cx, &close, PyTuple::empty(py), context::copy_current(py)?)
     }
 
@@ -271,18 +272,18 @@ impl TlsLayer for Layer<'_, '_> {
         let Some(protocol) = self.application(py) else { return Ok(()) };
         let Some(transport) = self.0.get().app_transport(py) else { return Ok(()) };
         let transport = transport.bind(py).as_any();
-        calls::method(&protocol, intern!(py, "connection_made"), [transport]).map(drop)
+        calls::method(&protocol, interned!(py, "connection_made")?, [transport]).map(drop)
     }
 
     fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
         let Some(protocol) = self.application(py) else { return Ok(()) };
-        let called = calls::method(&protocol, intern!(py, "eof_received"), []);
+        let called = calls::method(&protocol, interned!(py, "eof_received")?, []);
         match called.and_then(|keep_open| keep_open.is_truthy()) {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let text = "returning true from eof_received() has no effect when using ssl";
-                logger(py)?.call_method1("warning", (text,)).map(drop)
+                logger(py)?.call_method1(Text("warning"), (Text(text),)).map(drop)
             }
             Err(error) if leaves_loop(py, &error) => Err(error),
             Err(error) => self.fatal(cx, &error, "Error calling eof_received()"),
@@ -293,7 +294,7 @@ impl TlsLayer for Layer<'_, '_> {
         let py = cx.py();
         let Some(protocol) = self.application(py) else { return Ok(()) };
         let name = if pause { "pause_writing" } else { "resume_writing" };
-        let Err(error) = protocol.call_method0(name) else { return Ok(()) };
+        let Err(error) = protocol.call_method0(Text(name)) else { return Ok(()) };
         if leaves_loop(py, &error) {
             return Err(error);
         }
@@ -307,12 +308,12 @@ impl TlsLayer for Layer<'_, '_> {
         let py = cx.py();
         let Some(waiter) = self.0.get().parts.lock().waiter.take() else { return Ok(()) };
         let waiter = waiter.bind(py);
-        if waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
+        if waiter.call_method0(interned!(py, "done")?)?.is_truthy()? {
             return Ok(());
         }
         match error {
-            Some(error) => waiter.call_method1("set_exception", (exception(py, error),)),
-            None => waiter.call_method1("set_result", (py.None(),)),
+            Some(error) => waiter.call_method1(Text("set_exception"), (exception(py, error),)),
+            None => waiter.call_method1(Text("set_result"), (py.None(),)),
         }
         .map(drop)
     }
@@ -359,7 +360,7 @@ impl TlsLayer for Layer<'_, '_> {
             )),
             // Python 3.10 has a TimeoutError of asyncio's own.
             Timer::Shutdown => {
-                pyo3::exceptions::asyncio::TimeoutError::new_err("SSL shutdown timed out")
+                pyo3::exceptions::asyncio::TimeoutError::new_err(Message("SSL shutdown timed out"))
             }
         }
     }
@@ -367,11 +368,11 @@ impl TlsLayer for Layer<'_, '_> {
     fn start_timer(&self, cx: &Bound<'_, BaseLoop>, timer: Timer) -> PyResult<()> {
         let (this, py) = (self.0.get(), cx.py());
         let callback = match timer {
-            Timer::Handshake => self.0.getattr(intern!(py, "_check_handshake_timeout"))?,
-            Timer::Shutdown => self.0.getattr(intern!(py, "_check_shutdown_timeout"))?,
+            Timer::Handshake => self.0.getattr(interned!(py, "_check_handshake_timeout")?)?,
+            Timer::Shutdown => self.0.getattr(interned!(py, "_check_shutdown_timeout")?)?,
         };
         let arguments = [this.timeout(timer).bind(py), &callback];
-        let handle = calls::method(cx.as_any(), intern!(py, "call_later"), arguments)?;
+        let handle = calls::method(cx.as_any(), interned!(py, "call_later")?, arguments)?;
         let old = this.parts.lock().timer(timer).replace(handle.unbind());
         drop(old);
         Ok(())
@@ -381,12 +382,12 @@ impl TlsLayer for Layer<'_, '_> {
         let py = cx.py();
         let handle = self.0.get().parts.lock().timer(timer).take();
         let Some(handle) = handle else { return Ok(()) };
-        calls::method(handle.bind(py), intern!(py, "cancel"), []).map(drop)
+        calls::method(handle.bind(py), interned!(py, "cancel")?, []).map(drop)
     }
 
     fn resume_soon(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
-        let resume = self.0.getattr(intern!(py, "_resume"))?;
+        let resume = self.0.getattr(interned!(py, "_resume")?)?;
         queue(cx, &resume, PyTuple::empty(py), context::copy_current(py)?)
     }
 }

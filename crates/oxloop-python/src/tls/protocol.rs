@@ -10,6 +10,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{BytesData, KeptBytes};
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Text, interned};
 use crate::ffi::openssl::Wire;
 use crate::ffi::{base_types, calls, context};
 use crate::transport::stream::{StreamTransport, is_buffered};
@@ -17,10 +18,9 @@ use lock_api::Mutex;
 use oxloop::engine::Written;
 use oxloop::tls::{Timer, TlsLayer, TlsState};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
-use std::collections::VecDeque;
+use pyo3::types::{PyBytes, PyDict};
+use std::collections::{TryReserveError, VecDeque};
 
 /// TLS between the transport below and the application above.
 #[pyclass(frozen, weakref, name = "SSLProtocol", module = "oxloop._oxloop")]
@@ -78,9 +78,12 @@ impl Backlog {
         self.pieces.is_empty()
     }
 
-    pub(super) fn push(&mut self, piece: KeptBytes) {
+    pub(super) fn push(&mut self, piece: KeptBytes) -> Result<(), TryReserveError> {
+        // One more than that: what is taken can be put back.
+        self.pieces.try_reserve(2)?;
         self.len += piece.as_ref().len();
         self.pieces.push_back(piece);
+        Ok(())
     }
 
     pub(super) fn take(&mut self) -> Option<KeptBytes> {
@@ -136,7 +139,7 @@ impl Below {
                     written => transport.written(cx.py(), written, "write"),
                 }
             }
-            Below::Other(_) => self.write_bytes(cx, &PyBytes::new(cx.py(), data)),
+            Below::Other(_) => self.write_bytes(cx, &objects::bytes(cx.py(), data)?),
         }
     }
 
@@ -157,13 +160,14 @@ impl Below {
                 }
             }
             Below::Other(transport) => {
-                calls::method(transport.bind(py), intern!(py, "write"), [data.as_any()]).map(drop)
+                calls::method(transport.bind(py), interned!(py, "write")?, [data.as_any()])
+                    .map(drop)
             }
         }
     }
 
     pub(super) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.object(py).call_method0(intern!(py, "close")).map(drop)
+        self.object(py).call_method0(interned!(py, "close")?).map(drop)
     }
 
     pub(super) fn force_close(
@@ -172,9 +176,9 @@ impl Below {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let object = self.object(py);
-        match object.getattr_opt(intern!(py, "_force_close"))? {
+        match object.getattr_opt(interned!(py, "_force_close")?)? {
             Some(force_close) => force_close.call1((exception,)),
-            None => object.call_method0(intern!(py, "abort")),
+            None => object.call_method0(interned!(py, "abort")?),
         }
         .map(drop)
     }
@@ -207,8 +211,8 @@ pub(crate) fn make_ssl_protocol<'py>(
     let py = event_loop.py();
     let Session { sslcontext, sslobj, incoming, outgoing } = session;
     let engine = SslEngine::new(&sslcontext, sslobj, incoming, outgoing)?;
-    let extra = PyDict::new(py);
-    extra.set_item("sslcontext", sslcontext)?;
+    let extra = objects::dict(py)?;
+    extra.set_item(Text("sslcontext"), sslcontext)?;
     let parts = Parts {
         buffered: is_buffered(application)?,
         application: Some(application.clone().unbind()),
@@ -287,7 +291,7 @@ impl SslProtocol {
         let default = default.unwrap_or_else(|| py.None().into_bound(py));
         let below = self.parts.lock().below.as_ref().map(|below| below.clone_ref(py));
         match below {
-            Some(below) => below.object(py).call_method1("get_extra_info", (name, default)),
+            Some(below) => below.object(py).call_method1(Text("get_extra_info"), (name, default)),
             None => Ok(default),
         }
     }
@@ -350,8 +354,8 @@ impl SslProtocol {
         let tell = layer.transport_lost();
         let told = match layer.application(py) {
             Some(protocol) if tell => {
-                let callback = protocol.getattr(intern!(py, "connection_lost"))?;
-                queue(cx, &callback, PyTuple::new(py, [exc])?, context::copy_current(py)?)
+                let callback = protocol.getattr(interned!(py, "connection_lost")?)?;
+                queue(cx, &callback, objects::tuple(py, [exc])?, context::copy_current(py)?)
             }
             _ => Ok(()),
         };
@@ -421,6 +425,6 @@ impl SslProtocol {
 
     #[getter]
     fn _sslcontext<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.extra.bind(py).get_item("sslcontext")
+        self.extra.bind(py).get_item(Text("sslcontext"))
     }
 }

@@ -5,11 +5,11 @@ use super::engine::Read;
 use super::layer::Layer;
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
+use crate::ffi::objects::{self, Int, interned};
 use crate::ffi::{calls, context};
 use oxloop::tls::{Pulled, Session, TlsLayer};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyMemoryView, PyTuple};
 
 impl Layer<'_, '_> {
     /// Reads all that is there, and calls the protocol once.
@@ -18,7 +18,7 @@ impl Layer<'_, '_> {
         let py = cx.py();
         let (data, ended) = self.0.get().engine.read_all(py)?;
         if let (Some(data), Some(protocol)) = (data, self.application(py)) {
-            calls::method(&protocol, intern!(py, "data_received"), [data.as_any()])?;
+            calls::method(&protocol, interned!(py, "data_received")?, [data.as_any()])?;
         }
         ended
     }
@@ -50,8 +50,8 @@ impl Layer<'_, '_> {
         let Some(protocol) = self.application(py) else {
             return Ok(Filled::Partly(Pulled::Again));
         };
-        let hint = engine.pending().into_pyobject(py)?;
-        let buffer = calls::method(&protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
+        let hint = Int(engine.pending()).into_pyobject(py)?;
+        let buffer = calls::method(&protocol, interned!(py, "get_buffer")?, [hint.as_any()])?;
         let size = buffer.len()?;
         let mut count = 0;
         let filled = loop {
@@ -70,12 +70,12 @@ impl Layer<'_, '_> {
         };
         // Before what the protocol queues, and though it may raise.
         if matches!(filled, Filled::Wholly) && !self.is_last_chance() {
-            let again = self.0.getattr(intern!(py, "_do_read"))?;
+            let again = self.0.getattr(interned!(py, "_do_read")?)?;
             queue(cx, &again, PyTuple::empty(py), context::copy_current(py)?)?;
         }
         if count > 0 {
-            let nbytes = count.into_pyobject(py)?;
-            calls::method(&protocol, intern!(py, "buffer_updated"), [nbytes.as_any()])?;
+            let nbytes = Int(count).into_pyobject(py)?;
+            calls::method(&protocol, interned!(py, "buffer_updated")?, [nbytes.as_any()])?;
         }
         Ok(filled)
     }
@@ -92,6 +92,5 @@ enum Filled {
 fn rest<'py>(buffer: &Bound<'py, PyAny>, offset: usize) -> PyResult<Bound<'py, PyAny>> {
     let py = buffer.py();
     let view = PyMemoryView::from(buffer)?;
-    let start = isize::try_from(offset)?;
-    view.get_item(PySlice::new(py, start, isize::MAX, 1))
+    view.get_item(objects::slice_from(py, offset)?)
 }

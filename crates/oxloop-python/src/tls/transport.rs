@@ -7,6 +7,7 @@ use crate::event_loop::BaseLoop;
 use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::is_bytes_like;
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Message, Text, interned};
 use crate::ffi::references::at_dealloc;
 use crate::transport::common::limits;
 use lock_api::Mutex;
@@ -148,7 +149,9 @@ impl TlsTransport {
 
     #[getter]
     fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("FALLBACK")
+        py.import(Text("asyncio.constants"))?
+            .getattr(Text("_SendfileMode"))?
+            .getattr(Text("FALLBACK"))
     }
 
     #[getter]
@@ -159,7 +162,7 @@ impl TlsTransport {
     #[getter]
     fn _sslcontext<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self.protocol(py) {
-            Some(protocol) => protocol.get().extra.bind(py).get_item("sslcontext"),
+            Some(protocol) => protocol.get().extra.bind(py).get_item(Text("sslcontext")),
             None => Ok(None),
         }
     }
@@ -208,9 +211,7 @@ impl TlsTransport {
             return Ok(true);
         }
         self.with(py, |layer, _| match layer.below(py) {
-            Some(below) => {
-                below.object(py).call_method0(pyo3::intern!(py, "is_closing"))?.is_truthy()
-            }
+            Some(below) => below.object(py).call_method0(interned!(py, "is_closing")?)?.is_truthy(),
             None => Ok(false),
         })
     }
@@ -256,7 +257,7 @@ impl TlsTransport {
         if !data.is_exact_instance_of::<PyBytes>() && !is_bytes_like(data) {
             let name = data.get_type().name()?;
             let message = format!("data: expecting a bytes-like instance, got {name}");
-            return Err(PyTypeError::new_err(message));
+            return Err(PyTypeError::new_err(Message(message)));
         }
         if data.len()? == 0 {
             return Ok(());
@@ -267,7 +268,7 @@ impl TlsTransport {
     /// Writes each item of an iterable.
     fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = list_of_data.py();
-        let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
+        let joined = objects::bytes(py, b"")?.call_method1(Text("join"), (list_of_data,))?;
         self.write(&joined)
     }
 

@@ -11,15 +11,15 @@ use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Int, Message, Text, interned};
 use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::{PyBaseException, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 use std::io;
 
 const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -39,12 +39,12 @@ impl Kind {
     /// The protocol's callback of that kind.
     fn callback<'py>(self, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         match self {
-            Kind::Read => {
-                protocol.getattr("data_received").or_else(|_| protocol.getattr("buffer_updated"))
-            }
-            Kind::Eof => protocol.getattr("eof_received"),
-            Kind::Write => protocol.getattr("resume_writing"),
-            Kind::Lost => protocol.getattr("connection_lost"),
+            Kind::Read => protocol
+                .getattr(Text("data_received"))
+                .or_else(|_| protocol.getattr(Text("buffer_updated"))),
+            Kind::Eof => protocol.getattr(Text("eof_received")),
+            Kind::Write => protocol.getattr(Text("resume_writing")),
+            Kind::Lost => protocol.getattr(Text("connection_lost")),
         }
     }
 }
@@ -63,7 +63,7 @@ pub(super) trait Caller {
     /// pause_writing(), in the caller's context: it is called from inside write().
     fn call_pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         self.flow_callback(cx, "pause_writing", |protocol| {
-            calls::method(protocol, intern!(protocol.py(), "pause_writing"), []).map(drop)
+            calls::method(protocol, interned!(protocol.py(), "pause_writing")?, []).map(drop)
         })
     }
 
@@ -71,7 +71,7 @@ pub(super) trait Caller {
     fn call_resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let resumed = self.inside(cx, Kind::Write, |_| {
             self.flow_callback(cx, "resume_writing", |protocol| {
-                calls::method(protocol, intern!(protocol.py(), "resume_writing"), []).map(drop)
+                calls::method(protocol, interned!(protocol.py(), "resume_writing")?, []).map(drop)
             })
         });
         resumed.map(drop)
@@ -200,7 +200,7 @@ impl Caller for StreamRef {
 impl StreamHandler<PyFace> for StreamRef {
     #[inline]
     fn received(&self, cx: &Bound<'_, BaseLoop>, data: &[u8]) -> PyResult<()> {
-        self.deliver(cx, PyBytes::new(cx.py(), data))
+        self.deliver(cx, objects::bytes(cx.py(), data)?)
     }
 
     fn receive_into(
@@ -227,7 +227,7 @@ impl StreamHandler<PyFace> for StreamRef {
         let transport = self.0.bind(cx.py());
         debug(cx, transport, "%r received EOF")?;
         let kept = self.inside(cx, Kind::Eof, |protocol| {
-            let called = calls::method(protocol, intern!(protocol.py(), "eof_received"), []);
+            let called = calls::method(protocol, interned!(protocol.py(), "eof_received")?, []);
             match called.and_then(|keep_open| keep_open.is_truthy()) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
@@ -299,10 +299,13 @@ impl StreamHandler<PyFace> for StreamRef {
         let lost = self.inside(cx, Kind::Lost, |_| transport.get().lose(transport, &none));
         match lost.map(drop) {
             Err(error) if !leaves_loop(py, &error) => {
-                let context = PyDict::new(py);
-                context.set_item("message", "Exception in callback protocol.connection_lost()")?;
-                context.set_item("exception", exception(py, &error))?;
-                context.set_item("transport", transport)?;
+                let context = objects::dict(py)?;
+                context.set_item(
+                    Text("message"),
+                    "Exception in callback protocol.connection_lost()",
+                )?;
+                context.set_item(Text("exception"), exception(py, &error))?;
+                context.set_item(Text("transport"), transport)?;
                 call_exception_handler(cx, &context)
             }
             result => result,
@@ -321,7 +324,7 @@ impl StreamRef {
                     Err(error) => self.callback_failed(cx, error, BUFFER_UPDATED_FAILED),
                 };
             }
-            let name = intern!(protocol.py(), "data_received");
+            let name = interned!(protocol.py(), "data_received")?;
             match calls::method(protocol, name, [data.as_any()]) {
                 Ok(_) => Ok(()),
                 Err(error) => {
@@ -370,8 +373,8 @@ impl StreamRef {
             };
             // get_buffer() may have changed the protocol: asyncio tells the new one.
             if let Some(protocol) = self.protocol(py) {
-                let nbytes = count.into_pyobject(py)?;
-                let name = intern!(py, "buffer_updated");
+                let nbytes = Int(count).into_pyobject(py)?;
+                let name = interned!(py, "buffer_updated")?;
                 if let Err(error) = calls::method(&protocol, name, [nbytes.as_any()]) {
                     self.callback_failed(cx, error, BUFFER_UPDATED_FAILED)?;
                 }
@@ -416,10 +419,10 @@ impl StreamRef {
 #[inline]
 fn get_buffer<'py>(protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = protocol.py();
-    let hint = (-1i32).into_pyobject(py)?;
-    let buffer = calls::method(protocol, intern!(py, "get_buffer"), [hint.as_any()])?;
+    let hint = Int(-1i32).into_pyobject(py)?;
+    let buffer = calls::method(protocol, interned!(py, "get_buffer")?, [hint.as_any()])?;
     if buffer.len()? == 0 {
-        return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        return Err(PyRuntimeError::new_err(Message("get_buffer() returned an empty buffer")));
     }
     Ok(buffer)
 }

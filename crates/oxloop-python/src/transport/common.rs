@@ -3,13 +3,14 @@
 use crate::error::memory_error;
 use crate::event_loop::scheduling::queue;
 use crate::event_loop::{BaseLoop, OwnMethod};
+use crate::ffi::objects::{self, Int, Message, Text, interned};
 use crate::ffi::{calls, context};
 use crate::imports::logger;
 use oxloop::engine::{Limits, StreamInfo, Token};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyInt, PyString, PyTuple};
+use pyo3::types::{PyCFunction, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// In debug mode a transport has the stack that made it under this name.
@@ -38,7 +39,7 @@ impl LateWrites {
     /// Counts one, and logs `message` where there were many before.
     pub(super) fn note(&self, py: Python<'_>, message: &str) -> PyResult<()> {
         if self.count() {
-            logger(py)?.call_method1("warning", (message,))?;
+            logger(py)?.call_method1(Text("warning"), (Text(message),))?;
         }
         Ok(())
     }
@@ -52,8 +53,8 @@ pub(super) fn debug(
 ) -> PyResult<()> {
     let py = event_loop.py();
     if event_loop.get().is_debug() {
-        let text = PyString::new(py, text).into_any();
-        calls::method(logger(py)?, intern!(py, "debug"), [&text, transport])?;
+        let text = Text(text).into_bound_py_any(py)?;
+        calls::method(logger(py)?, interned!(py, "debug")?, [&text, transport])?;
     }
     Ok(())
 }
@@ -77,9 +78,9 @@ pub(super) fn schedule_lost(
     context: Py<PyAny>,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    let call = transport.getattr(intern!(py, "_call_connection_lost"))?;
+    let call = transport.getattr(interned!(py, "_call_connection_lost")?)?;
     let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
-    queue(event_loop, &call, PyTuple::new(py, [exception])?, context)
+    queue(event_loop, &call, objects::tuple(py, [&exception])?, context)
 }
 
 /// `connection_lost(exception)`, where there is somebody to tell.
@@ -88,7 +89,7 @@ pub(super) fn tell_lost(
     exception: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let Some(protocol) = protocol else { return Ok(()) };
-    calls::method(&protocol, intern!(protocol.py(), "connection_lost"), [exception]).map(drop)
+    calls::method(&protocol, interned!(protocol.py(), "connection_lost")?, [exception]).map(drop)
 }
 
 /// Queues the wake-up of whoever waits for the new transport.
@@ -98,8 +99,8 @@ pub(super) fn wake_soon(
 ) -> PyResult<()> {
     let Some(waiter) = waiter.filter(|waiter| !waiter.is_none()) else { return Ok(()) };
     let py = event_loop.py();
-    let wake = py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
-    let args = PyTuple::new(py, [waiter, &py.None().into_bound(py)])?;
+    let wake = py.import(Text("asyncio.futures"))?.getattr(Text("_set_result_unless_cancelled"))?;
+    let args = objects::tuple(py, [waiter, py.None().bind(py)])?;
     queue(event_loop, &wake, args, context::copy_current(py)?)
 }
 
@@ -147,17 +148,17 @@ pub(crate) fn limits(
 ) -> PyResult<Limits> {
     let high = match (high, low) {
         (Some(high), _) => high.clone(),
-        (None, Some(low)) => PyInt::new(py, 4).mul(low)?,
-        (None, None) => PyInt::new(py, default).into_any(),
+        (None, Some(low)) => Int(4i32).into_pyobject(py)?.mul(low)?,
+        (None, None) => Int(default).into_bound_py_any(py)?,
     };
-    let low = low.map_or_else(|| high.floor_div(4), |low| Ok(low.clone()))?;
-    if !(high.ge(&low)? && low.ge(0)?) {
+    let low = low.map_or_else(|| high.floor_div(Int(4i32)), |low| Ok(low.clone()))?;
+    if !(high.ge(&low)? && low.ge(Int(0i32))?) {
         let message =
             format!("high ({}) must be >= low ({}) must be >= 0", high.repr()?, low.repr()?);
-        return Err(PyValueError::new_err(message));
+        return Err(PyValueError::new_err(Message(message)));
     }
     let limits = Limits::new(Some(mark(&high)?), Some(mark(&low)?));
-    limits.map_err(|error| PyValueError::new_err(error.to_string()))
+    limits.map_err(|error| PyValueError::new_err(Message(error.to_string())))
 }
 
 /// A mark in whole bytes, rounded down: that many bytes are over it or at it just as before.

@@ -12,8 +12,9 @@ use crate::event_loop::scheduling::{present_stack, queue};
 use crate::event_loop::sockets::plain;
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, DatagramBase};
-use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
+use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Int, Message, Pair, Text, interned};
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::unowned::Unowned;
 use crate::ffi::{calls, context};
@@ -26,9 +27,8 @@ use pyo3::exceptions::{
     PyBlockingIOError, PyInterruptedError, PyMemoryError, PyOSError, PyTypeError, PyValueError,
 };
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
 pub(super) const WRITE_FAILED: &str = "Fatal write error on datagram transport";
@@ -95,13 +95,13 @@ pub(crate) fn open(
     let Origin { descriptor, sock, address } = origin;
     let known = extra_of(&sock, extra)?;
     let connected =
-        known.get_item("peername")?.is_some_and(|name| name.is_truthy().unwrap_or(true));
+        known.get_item(Text("peername"))?.is_some_and(|name| name.is_truthy().unwrap_or(true));
     let remote = match &address {
         Some(address) => address.is_truthy()?,
         None => false,
     };
     let family = family_of(&sock)?;
-    let connection_made = protocol.getattr(intern!(py, "connection_made"))?;
+    let connection_made = protocol.getattr(interned!(py, "connection_made")?)?;
     let context = context::copy_current(py)?;
     let kind = EndpointKind { remote, other: family == Family::Other };
     let token = engine.add_endpoint(Descriptor::Lent(descriptor), kind).map_err(memory_error)?;
@@ -124,14 +124,14 @@ pub(crate) fn open(
     };
     let transport = base_types::new(py, PyClassInitializer::from(transport))?;
     extra_info::hold(&sock)?;
-    transport.setattr(intern!(py, "_extra"), known)?;
+    transport.setattr(interned!(py, "_extra")?, known)?;
     engine.set_endpoint_handler(token, DatagramRef(transport.clone().unbind()));
     let begin = || {
         if event_loop.get().is_debug() {
             transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
         }
         engine.reserve_soon(3).map_err(memory_error)?;
-        queue(event_loop, &connection_made, PyTuple::new(py, [&transport])?, context)?;
+        queue(event_loop, &connection_made, objects::tuple(py, [&transport])?, context)?;
         start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
     };
@@ -149,18 +149,18 @@ fn extra_of<'py>(
     given: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = sock.py();
-    let extra = PyDict::new(py);
+    let extra = objects::dict(py)?;
     if let Some(given) = given {
         extra.update(given.cast()?)?;
     }
-    let name = |method: &str| match sock.call_method0(method) {
+    let name = |method: &str| match sock.call_method0(Text(method)) {
         Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(py.None().into_bound(py)),
         name => name,
     };
-    extra.set_item("socket", transport_socket(sock)?)?;
-    extra.set_item("sockname", name("getsockname")?)?;
-    if !extra.contains("peername")? {
-        extra.set_item("peername", name("getpeername")?)?;
+    extra.set_item(Text("socket"), transport_socket(sock)?)?;
+    extra.set_item(Text("sockname"), name("getsockname")?)?;
+    if !extra.contains(Text("peername"))? {
+        extra.set_item(Text("peername"), name("getpeername")?)?;
     }
     Ok(extra)
 }
@@ -169,7 +169,7 @@ fn family_of(sock: &Bound<'_, PyAny>) -> PyResult<Family> {
     if plain(sock)?.is_none() {
         return Ok(Family::Other);
     }
-    let number: u16 = sock.getattr("family")?.extract()?;
+    let number: u16 = sock.getattr(Text("family"))?.extract()?;
     Ok(match AddressFamily::from_raw(number) {
         AddressFamily::INET => Family::Inet,
         AddressFamily::INET6 => Family::Inet6,
@@ -288,8 +288,8 @@ impl DatagramTransport {
     ) -> PyResult<()> {
         let Some(sock) = self.sock(py) else { return Ok(()) };
         match to {
-            Some(to) => calls::method(&sock, intern!(py, "sendto"), [data, to]),
-            None => calls::method(&sock, intern!(py, "send"), [data]),
+            Some(to) => calls::method(&sock, interned!(py, "sendto")?, [data, to]),
+            None => calls::method(&sock, interned!(py, "send")?, [data]),
         }
         .map(drop)
     }
@@ -309,7 +309,7 @@ impl DatagramTransport {
         }
         let Some(protocol) = this.get_protocol_object(py) else { return Ok(()) };
         let raised = crate::error::exception(py, &error);
-        calls::method(&protocol, intern!(py, "error_received"), [raised.as_any()]).map(drop)
+        calls::method(&protocol, interned!(py, "error_received")?, [raised.as_any()]).map(drop)
     }
 
     pub(super) fn get_protocol_object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
@@ -414,8 +414,8 @@ impl DatagramTransport {
         drop(parts);
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        Ok(slf.get().describe(&slf.get_type().name()?.to_string()))
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Text<String>> {
+        Ok(Text(slf.get().describe(slf.get_type().name()?.to_str()?)))
     }
 
     /// Sends bytes, bytearray or memoryview as one datagram; never blocks.
@@ -434,16 +434,17 @@ impl DatagramTransport {
         if let (Some(remote), Some(addr)) = (&remote, &addr) {
             if !addr.is(remote) && !addr.eq(remote)? {
                 let message = format!("Invalid address: must be None or {}", remote.str()?);
-                return Err(PyValueError::new_err(message));
+                return Err(PyValueError::new_err(Message(message)));
             }
         }
         let address = remote.or(addr);
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             return Self::send(slf, data, &BytesData(bytes), address);
         }
-        match copy_of(data) {
+        match bytes_of(data) {
             // A mutable buffer may change: what is queued is a copy.
-            Ok(bytes) => Self::send(slf, data, bytes.as_slice(), address),
+            Ok(bytes) => Self::send(slf, data, &BytesData(&bytes), address),
+            Err(error) if error.is_instance_of::<PyMemoryError>(py) => Err(error),
             // Memory that is in pieces cannot be sent, but it can be queued.
             Err(error) => match this.engine().sending(this.token) {
                 Sending::Now => Self::refused(slf, error),
@@ -495,14 +496,14 @@ impl DatagramTransport {
         Ok(())
     }
 
-    fn get_write_buffer_size(&self) -> usize {
-        self.engine().endpoint_buffer_size(self.token)
+    fn get_write_buffer_size(&self) -> Int<usize> {
+        Int(self.engine().endpoint_buffer_size(self.token))
     }
 
     /// `(low, high)`, bytes.
-    fn get_write_buffer_limits(&self) -> (usize, usize) {
+    fn get_write_buffer_limits(&self) -> Pair<Int<usize>, Int<usize>> {
         let limits = self.engine().endpoint_buffer_limits(self.token);
-        (limits.low(), limits.high())
+        Pair(Int(limits.low()), Int(limits.high()))
     }
 
     #[pyo3(signature = (high = None, low = None))]
@@ -593,9 +594,9 @@ fn check_data(data: &Bound<'_, PyAny>) -> PyResult<()> {
     if is_bytes_like(data) {
         return Ok(());
     }
-    let name = PyString::new(data.py(), &data.get_type().name()?.to_string()).repr()?;
+    let name = data.get_type().name()?.repr()?;
     let message = format!("data argument must be a bytes-like object, not {name}");
-    Err(PyTypeError::new_err(message))
+    Err(PyTypeError::new_err(Message(message)))
 }
 
 /// Whether a call of a socket's says "not now".

@@ -6,13 +6,13 @@ use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
 use crate::error::{Concerned, exception, leaves_loop, os_error, report, tell_fatal};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
+use crate::ffi::objects::{self, Int, interned};
 use crate::ffi::{calls, context};
 use crate::handle::{report_io, timed_io};
 use oxloop::engine::{DatagramHandler, Failure, SentOther};
 use pyo3::exceptions::PyOSError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple};
 use rustix::net::SocketAddrAny;
 use std::io;
 
@@ -35,7 +35,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
         from: Option<&SocketAddrAny>,
     ) -> PyResult<()> {
         let py = cx.py();
-        let data = PyBytes::new(py, data);
+        let data = objects::bytes(py, data)?;
         let addr = self.0.get().sender(py, from)?;
         self.deliver(cx, data.as_any(), &addr)
     }
@@ -44,7 +44,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
         let py = cx.py();
         let Some(sock) = self.0.get().sock(py) else { return Ok(false) };
         let received = sock
-            .call_method1(intern!(py, "recvfrom"), (MAX_SIZE,))
+            .call_method1(interned!(py, "recvfrom")?, (Int(MAX_SIZE),))
             .and_then(|received| Ok(received.cast_into::<PyTuple>()?))
             .and_then(|received| Ok((received.get_item(0)?, received.get_item(1)?)));
         match received {
@@ -60,7 +60,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
                 self.inside(
                     cx,
                     self.context(py, Side::Read).as_ref(),
-                    intern!(py, "datagram_received"),
+                    interned!(py, "datagram_received")?,
                     |_| self.fatal_error(cx, error, READ_FAILED),
                 )?;
             }
@@ -75,7 +75,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
         to: &Option<Py<PyAny>>,
     ) -> PyResult<SentOther> {
         let py = cx.py();
-        let data = PyBytes::new(py, data);
+        let data = objects::bytes(py, data)?;
         let to = to.as_ref().map(|to| to.bind(py));
         match self.0.get().send_other(py, data.as_any(), to) {
             Ok(()) => return Ok(SentOther::Sent),
@@ -87,7 +87,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
                 self.inside(
                     cx,
                     self.context(py, Side::Write).as_ref(),
-                    intern!(py, "error_received"),
+                    interned!(py, "error_received")?,
                     |_| self.fatal_error(cx, error, WRITE_FAILED),
                 )?;
             }
@@ -109,11 +109,11 @@ impl DatagramHandler<PyFace> for DatagramRef {
         // Called from inside sendto(): in the caller's context.
         let py = cx.py();
         let Some(protocol) = self.0.get().get_protocol_object(py) else { return Ok(()) };
-        self.flow(cx, &protocol, intern!(py, "pause_writing"))
+        self.flow(cx, &protocol, interned!(py, "pause_writing")?)
     }
 
     fn resume_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
-        let name = intern!(cx.py(), "resume_writing");
+        let name = interned!(cx.py(), "resume_writing")?;
         let context = self.context(cx.py(), Side::Write);
         self.inside(cx, context.as_ref(), name, |protocol| self.flow(cx, protocol, name))
     }
@@ -139,7 +139,7 @@ impl DatagramHandler<PyFace> for DatagramRef {
         let py = cx.py();
         let transport = self.0.bind(py);
         let none = py.None().into_bound(py);
-        self.call(cx, Side::Write, intern!(py, "connection_lost"), |_| {
+        self.call(cx, Side::Write, interned!(py, "connection_lost")?, |_| {
             transport.get().lose(transport, &none)
         })
     }
@@ -154,7 +154,7 @@ impl DatagramRef {
         data: &Bound<'_, PyAny>,
         addr: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let name = intern!(cx.py(), "datagram_received");
+        let name = interned!(cx.py(), "datagram_received")?;
         self.call(cx, Side::Read, name, |protocol| {
             calls::method(protocol, name, [data, addr]).map(drop)
         })
@@ -162,7 +162,7 @@ impl DatagramRef {
 
     /// `error_received(exc)`.
     fn tell_error(&self, cx: &Bound<'_, BaseLoop>, side: Side, error: PyErr) -> PyResult<()> {
-        let name = intern!(cx.py(), "error_received");
+        let name = interned!(cx.py(), "error_received")?;
         let raised = exception(cx.py(), &error);
         self.call(cx, side, name, |protocol| {
             calls::method(protocol, name, [raised.as_any()]).map(drop)

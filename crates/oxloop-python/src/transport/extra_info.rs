@@ -2,19 +2,19 @@
 
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
-use crate::error::warn_unclosed;
-use crate::ffi::bytes::{Piece, copy_of};
+use crate::error::{memory_error, warn_unclosed};
+use crate::ffi::bytes::{Piece, bytes_of};
 use crate::ffi::calls;
+use crate::ffi::objects::{self, Int, Text, interned};
 use crate::imports::imports;
 use oxloop::engine::Written;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 /// `asyncio.trsock.TransportSocket(sock)`.
 pub(super) fn transport_socket<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    sock.py().import("asyncio.trsock")?.call_method1("TransportSocket", (sock,))
+    sock.py().import(Text("asyncio.trsock"))?.call_method1(Text("TransportSocket"), (sock,))
 }
 
 /// Keeps the descriptor of a socket open until [`close`], whoever else closes the socket: the
@@ -25,17 +25,17 @@ pub(super) fn hold(sock: &Bound<'_, PyAny>) -> PyResult<()> {
         return Ok(());
     }
     // As `socket.makefile` does.
-    let references: usize = sock.getattr(intern!(py, "_io_refs"))?.extract()?;
-    sock.setattr(intern!(py, "_io_refs"), references + 1)
+    let references: usize = sock.getattr(interned!(py, "_io_refs")?)?.extract()?;
+    sock.setattr(interned!(py, "_io_refs")?, Int(references + 1))
 }
 
 /// Closes a socket that was [held](hold).
 pub(super) fn close(sock: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = sock.py();
     if is_socket(sock)? {
-        calls::method(sock, intern!(py, "_decref_socketios"), [])?;
+        calls::method(sock, interned!(py, "_decref_socketios")?, [])?;
     }
-    calls::method(sock, intern!(py, "close"), []).map(drop)
+    calls::method(sock, interned!(py, "close")?, []).map(drop)
 }
 
 fn is_socket(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -49,7 +49,7 @@ pub(super) fn get<'py>(
     default: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
-    let given = slf.getattr_opt(intern!(py, "_extra"))?;
+    let given = slf.getattr_opt(interned!(py, "_extra")?)?;
     if let Some(given) = given {
         let given = given.cast_into::<PyDict>()?;
         if let Some(value) = given.get_item(name)? {
@@ -108,8 +108,8 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
         }
         None => {
             // Closed before anybody asked: a socket that is closed, as asyncio's would be.
-            let sock = py.import("socket")?.call_method0("socket")?;
-            sock.call_method0("close")?;
+            let sock = py.import(Text("socket"))?.call_method0(Text("socket"))?;
+            sock.call_method0(Text("close"))?;
             sock
         }
     };
@@ -120,9 +120,9 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
 
 /// A socket object, which owns the descriptor from here on.
 pub(crate) fn socket_of(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
-    let keywords = PyDict::new(py);
-    keywords.set_item("fileno", descriptor.as_raw_fd())?;
-    let sock = py.import("socket")?.getattr("socket")?.call((), Some(&keywords))?;
+    let keywords = objects::dict(py)?;
+    keywords.set_item(Text("fileno"), Int(descriptor.as_raw_fd()))?;
+    let sock = py.import(Text("socket"))?.getattr(Text("socket"))?.call((), Some(&keywords))?;
     let _ = descriptor.into_raw_fd();
     Ok(sock)
 }
@@ -134,7 +134,7 @@ pub(super) fn writelines(
 ) -> PyResult<()> {
     let (this, py) = (slf.get(), slf.py());
     if !cfg!(Py_3_12) {
-        let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
+        let joined = objects::bytes(py, b"")?.call_method1(Text("join"), (list_of_data,))?;
         return StreamTransport::write(slf, &joined);
     }
     let (engine, event_loop) = (this.engine(), this.event_loop(py));
@@ -165,13 +165,12 @@ fn pieces<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Vec<Piece<'py>>> {
     let items = list_of_data.is_truthy()?.then(|| list_of_data.try_iter()).transpose()?;
     for item in items.into_iter().flatten() {
         let item = item?;
-        pieces.push(match item.cast_into_exact::<PyBytes>() {
-            Ok(bytes) => Piece::Bytes(bytes),
-            Err(other) => {
-                let view = PyMemoryView::from(&other.into_inner())?;
-                Piece::Copied(copy_of(view.as_any())?)
-            }
-        });
+        let piece = match item.cast_into_exact::<PyBytes>() {
+            Ok(bytes) => bytes,
+            Err(other) => bytes_of(PyMemoryView::from(&other.into_inner())?.as_any())?,
+        };
+        pieces.try_reserve(1).map_err(memory_error)?;
+        pieces.push(Piece(piece));
     }
     Ok(pieces)
 }
@@ -182,14 +181,14 @@ pub(super) fn name_others(
     sock: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let py = transport.py();
-    let extra = PyDict::new(py);
+    let extra = objects::dict(py)?;
     for (key, method) in [("peername", "getpeername"), ("sockname", "getsockname")] {
         extra.set_item(
-            key,
-            sock.call_method0(method).unwrap_or_else(|_| py.None().into_bound(py)),
+            Text(key),
+            sock.call_method0(Text(method)).unwrap_or_else(|_| py.None().into_bound(py)),
         )?;
     }
-    transport.setattr("_extra", extra)
+    transport.setattr(Text("_extra"), extra)
 }
 
 /// After connection_lost: closes the descriptor and lets go of everything.
@@ -230,7 +229,7 @@ pub(super) fn attach(
     server: &Bound<'_, PyAny>,
     transport: &Bound<'_, StreamTransport>,
 ) -> PyResult<()> {
-    let name = intern!(server.py(), "_attach");
+    let name = interned!(server.py(), "_attach")?;
     let attached = if cfg!(Py_3_13) {
         calls::method(server, name, [transport.as_any()])
     } else {
@@ -246,7 +245,7 @@ fn detach(
     transport: Option<&Bound<'_, StreamTransport>>,
 ) -> PyResult<()> {
     let Some(server) = server else { return Ok(()) };
-    let name = intern!(py, "_detach");
+    let name = interned!(py, "_detach")?;
     let detached = if cfg!(Py_3_13) {
         server.call_method1(py, name, (transport,))
     } else {
@@ -257,5 +256,5 @@ fn detach(
 
 /// Closes the socket behind a TransportSocket.
 pub(super) fn close_socket(socket: &Bound<'_, PyAny>) -> PyResult<()> {
-    close(&socket.getattr(intern!(socket.py(), "_sock"))?)
+    close(&socket.getattr(interned!(socket.py(), "_sock")?)?)
 }

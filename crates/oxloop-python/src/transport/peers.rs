@@ -34,6 +34,11 @@ impl Peers {
     /// Remembers a new one. What has to make room for it is returned, to be dropped under no lock.
     pub(super) fn remember(&mut self, address: SocketAddr, object: Py<PyAny>) -> Option<Peers> {
         let old = (self.by_address.len() >= MOST).then(|| std::mem::take(self));
+        let room = self.by_object.try_reserve(1).and_then(|()| self.by_address.try_reserve(1));
+        if room.is_err() {
+            // It is only not remembered.
+            return old;
+        }
         self.by_object.insert(object.as_ptr().addr(), address);
         if let Some(other) = self.by_address.insert(address, object) {
             // Another thread was faster.

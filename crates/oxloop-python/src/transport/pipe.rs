@@ -11,9 +11,10 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, ReadTransportBase, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
+use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Int, Pair, Text, interned};
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::unowned::Unowned;
 use lock_api::Mutex;
@@ -22,9 +23,8 @@ use oxloop::engine::{
 };
 use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::PyBytes;
 use std::io;
 
 /// What is logged of late writes.
@@ -121,11 +121,11 @@ pub(crate) fn open(
     let base = event_loop.get();
     base.check_closed()?;
     let infos = match extra.filter(|extra| !extra.is_none()) {
-        Some(extra) => extra.cast::<PyDict>()?.copy()?,
-        None => PyDict::new(py),
+        Some(extra) => objects::copy_of_dict(extra.cast()?)?,
+        None => objects::dict(py)?,
     };
-    infos.set_item("pipe", &pipe)?;
-    let number: i32 = pipe.call_method0(intern!(py, "fileno"))?.extract()?;
+    infos.set_item(Text("pipe"), &pipe)?;
+    let number: i32 = pipe.call_method0(interned!(py, "fileno")?)?.extract()?;
     let descriptor = Descriptor::Lent(number);
     let failed = |error: io::Error| os_error(py, &error);
     let kind = match descriptor.borrow() {
@@ -138,7 +138,7 @@ pub(crate) fn open(
             PipeEnd::Write => "Pipe transport is only for pipes, sockets and character devices",
         }));
     };
-    let connection_made = protocol.getattr(intern!(py, "connection_made"))?;
+    let connection_made = protocol.getattr(interned!(py, "connection_made")?)?;
     let first_context = context::copy_current(py)?;
     let parts = Parts {
         protocol: Some(protocol.unbind()),
@@ -164,12 +164,12 @@ pub(crate) fn open(
     base.engine.set_handler(token, TransportRef::Pipe(transport.clone()));
     let object = transport.clone().into_pyobject(py)?;
     let begin = || {
-        object.setattr("_extra", infos)?;
+        object.setattr(Text("_extra"), infos)?;
         if base.is_debug() {
             object.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
         }
         base.engine.reserve_soon(3).map_err(memory_error)?;
-        queue(event_loop, &connection_made, PyTuple::new(py, [&object])?, first_context)?;
+        queue(event_loop, &connection_made, objects::tuple(py, [&object])?, first_context)?;
         start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
     };
@@ -275,9 +275,9 @@ impl Pipe {
         text
     }
 
-    fn repr(&self, slf: &Bound<'_, PyAny>) -> PyResult<String> {
+    fn repr(&self, slf: &Bound<'_, PyAny>) -> PyResult<Text<String>> {
         self.flush(slf.py())?;
-        Ok(self.describe(&slf.get_type().name()?.to_string()))
+        Ok(Text(self.describe(slf.get_type().name()?.to_str()?)))
     }
 
     /// The transport goes away: an open one is told (ResourceWarning) and its pipe closed. `slf`
@@ -314,7 +314,7 @@ impl Drop for Pipe {
 
 /// `pipe.close()`
 pub(super) fn close_object(pipe: &Bound<'_, PyAny>) -> PyResult<()> {
-    pipe.call_method0(intern!(pipe.py(), "close")).map(drop)
+    pipe.call_method0(interned!(pipe.py(), "close")?).map(drop)
 }
 
 /// The methods of a pipe's transport: what both ends have, and its own. PyO3 takes them in one block.
@@ -332,7 +332,7 @@ macro_rules! pipe_methods {
                 drop(parts);
             }
 
-            fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+            fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Text<String>> {
                 slf.get().pipe.repr(slf)
             }
 
@@ -369,8 +369,8 @@ macro_rules! pipe_methods {
             }
 
             #[getter]
-            fn _fileno(&self) -> i32 {
-                self.pipe.number
+            fn _fileno(&self) -> Int<i32> {
+                Int(self.pipe.number)
             }
 
             #[getter]
@@ -436,8 +436,9 @@ pipe_methods! {
             if !is_bytes_like(data) {
                 return Err(PyAssertionError::new_err(data.repr()?.unbind()));
             }
-            match copy_of(data) {
-                Ok(bytes) => engine.write(cx, pipe.token, bytes.as_slice())?,
+            match bytes_of(data) {
+                Ok(bytes) => engine.write(cx, pipe.token, &BytesData(&bytes))?,
+                Err(error) if error.is_instance_of::<PyMemoryError>(py) => return Err(error),
                 Err(_) if pipe.info().closing => Written::Lost,
                 // Memory that cannot be written: what os.write raises ends the connection.
                 Err(error) => {
@@ -456,7 +457,7 @@ pipe_methods! {
 
     /// Writes what the items of an iterable are, joined.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let joined = PyBytes::new(slf.py(), b"").call_method1("join", (list_of_data,))?;
+        let joined = objects::bytes(slf.py(), b"")?.call_method1(Text("join"), (list_of_data,))?;
         Self::write(slf, &joined)
     }
 
@@ -469,15 +470,15 @@ pipe_methods! {
         true
     }
 
-    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<Int<usize>> {
         self.pipe.flush(py)?;
-        Ok(self.pipe.engine().write_buffer_size(self.pipe.token))
+        Ok(Int(self.pipe.engine().write_buffer_size(self.pipe.token)))
     }
 
     /// `(low, high)`, bytes.
-    fn get_write_buffer_limits(&self) -> (usize, usize) {
+    fn get_write_buffer_limits(&self) -> Pair<Int<usize>, Int<usize>> {
         let limits = self.pipe.engine().write_buffer_limits(self.pipe.token);
-        (limits.low(), limits.high())
+        Pair(Int(limits.low()), Int(limits.high()))
     }
 
     #[pyo3(signature = (high = None, low = None))]

@@ -11,12 +11,12 @@ use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
 use crate::ffi::bytes::filled;
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Text, interned};
 use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, StreamHandler};
 use pyo3::exceptions::PyBrokenPipeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use std::io;
@@ -41,7 +41,7 @@ impl Caller for PipeRef {
 
 impl StreamHandler<PyFace> for PipeRef {
     fn received(&self, cx: &Bound<'_, BaseLoop>, data: &[u8]) -> PyResult<()> {
-        self.deliver(cx, PyBytes::new(cx.py(), data))
+        self.deliver(cx, objects::bytes(cx.py(), data)?)
     }
 
     fn receive_into(
@@ -68,9 +68,10 @@ impl StreamHandler<PyFace> for PipeRef {
         let ended = self.inside(cx, Kind::Eof, |protocol| {
             self.log_closed(cx)?;
             let py = protocol.py();
-            let queued = protocol.getattr(intern!(py, "eof_received")).and_then(|eof_received| {
-                queue(cx, &eof_received, PyTuple::empty(py), context::copy_current(py)?)
-            });
+            let queued =
+                protocol.getattr(interned!(py, "eof_received")?).and_then(|eof_received| {
+                    queue(cx, &eof_received, PyTuple::empty(py), context::copy_current(py)?)
+                });
             self.pipe().engine().close_stream(cx, self.pipe().token)?;
             queued
         });
@@ -145,7 +146,7 @@ impl PipeRef {
     /// `data_received(data)`. What it raises is told, and reading goes on.
     fn deliver(&self, cx: &Bound<'_, BaseLoop>, data: Bound<'_, PyBytes>) -> PyResult<()> {
         let called = self.inside(cx, Kind::Read, |protocol| {
-            let name = intern!(protocol.py(), "data_received");
+            let name = interned!(protocol.py(), "data_received")?;
             calls::method(protocol, name, [data.as_any()])
         });
         self.contained(cx, "data_received", called.map(drop))
@@ -169,7 +170,8 @@ impl PipeRef {
     fn log_closed(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
         if cx.get().is_debug() {
-            logger(py)?.call_method1("info", ("%r was closed by peer", self.object(py)))?;
+            logger(py)?
+                .call_method1(Text("info"), (Text("%r was closed by peer"), self.object(py)))?;
         }
         Ok(())
     }

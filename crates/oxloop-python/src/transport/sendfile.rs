@@ -3,8 +3,8 @@
 
 use super::stream::StreamTransport;
 use crate::event_loop::scheduling::new_future;
+use crate::ffi::objects::{Message, interned};
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 /// A future of when the write buffer is empty; until the reset the transport refuses to write.
@@ -14,7 +14,7 @@ pub(super) fn make_empty_waiter<'py>(
     let (this, py) = (slf.get(), slf.py());
     let event_loop = this.event_loop(py);
     let Some(buffered) = this.engine().hold_writing(event_loop, this.token)? else {
-        return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+        return Err(PyRuntimeError::new_err(Message("Empty waiter is already set")));
     };
     let future = new_future(event_loop)?;
     set_waiter(slf, Some(future.clone()));
@@ -49,16 +49,16 @@ pub(super) fn settle(
     let py = slf.py();
     let Some(waiter) = slf.get().parts.lock().waiter.take() else { return Ok(()) };
     let waiter = waiter.bind(py);
-    if waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
+    if waiter.call_method0(interned!(py, "done")?)?.is_truthy()? {
         return Ok(());
     }
     let settled = match lost {
-        None => waiter.call_method1(intern!(py, "set_result"), (py.None(),)),
+        None => waiter.call_method1(interned!(py, "set_result")?, (py.None(),)),
         Some(reason) if reason.is_none() => {
-            let error = PyConnectionError::new_err("Connection is closed by peer");
-            waiter.call_method1(intern!(py, "set_exception"), (error.into_value(py),))
+            let error = PyConnectionError::new_err(Message("Connection is closed by peer"));
+            waiter.call_method1(interned!(py, "set_exception")?, (error.into_value(py),))
         }
-        Some(reason) => waiter.call_method1(intern!(py, "set_exception"), (reason,)),
+        Some(reason) => waiter.call_method1(interned!(py, "set_exception")?, (reason,)),
     };
     settled.map(drop)
 }

@@ -13,9 +13,10 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, TransportBase};
-use crate::ffi::bytes::{BytesData, copy_of, is_bytes_like};
+use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
+use crate::ffi::objects::{self, Int, Message, Pair, Text, interned};
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::unowned::Unowned;
 use crate::tls::SslProtocol;
@@ -25,7 +26,7 @@ use pyo3::exceptions::{PyBufferError, PyMemoryError, PyRuntimeError, PyTypeError
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::PyBytes;
 
 /// A TCP connection. Made by the loop; see asyncio's *Transports*.
 #[pyclass(frozen, dict, weakref, extends = TransportBase, module = "oxloop._oxloop")]
@@ -105,7 +106,7 @@ pub(crate) fn open(
         let address = rustix::net::getpeername(origin.descriptor.borrow()?).ok()?;
         Address::new(&address?)
     });
-    let connection_made = protocol.getattr(pyo3::intern!(py, "connection_made"))?;
+    let connection_made = protocol.getattr(interned!(py, "connection_made")?)?;
     let buffered = reads_itself(&protocol)?;
     let (first_context, write_context) = if ONE_CONTEXT {
         (origin.context.clone_ref(py), Some(origin.context.clone_ref(py)))
@@ -152,7 +153,7 @@ pub(crate) fn open(
             transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
         }
         engine.reserve_soon(3).map_err(memory_error)?;
-        let args = PyTuple::new(py, [&transport])?;
+        let args = objects::tuple(py, [&transport])?;
         queue(event_loop, &connection_made, args, first_context)?;
         start_reading_soon(event_loop, token)?;
         wake_soon(event_loop, waiter)
@@ -169,11 +170,16 @@ pub(crate) fn open(
 /// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
 pub(crate) fn set_nodelay(sock: &Bound<'_, PyAny>) {
     let set = || -> PyResult<()> {
-        let socket = sock.py().import("socket")?;
-        let family = sock.getattr("family")?;
-        if family.eq(socket.getattr("AF_INET")?)? || family.eq(socket.getattr("AF_INET6")?)? {
-            let level = socket.getattr("IPPROTO_TCP")?;
-            sock.call_method1("setsockopt", (level, socket.getattr("TCP_NODELAY")?, 1))?;
+        let socket = sock.py().import(Text("socket"))?;
+        let family = sock.getattr(Text("family"))?;
+        if family.eq(socket.getattr(Text("AF_INET"))?)?
+            || family.eq(socket.getattr(Text("AF_INET6"))?)?
+        {
+            let level = socket.getattr(Text("IPPROTO_TCP"))?;
+            sock.call_method1(
+                Text("setsockopt"),
+                (level, socket.getattr(Text("TCP_NODELAY"))?, Int(1)),
+            )?;
         }
         Ok(())
     };
@@ -194,7 +200,7 @@ pub(crate) fn is_buffered(protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = protocol.py();
     let class = CLASS.get_or_try_init(py, || {
-        PyResult::Ok(py.import("asyncio")?.getattr("BufferedProtocol")?.unbind())
+        PyResult::Ok(py.import(Text("asyncio"))?.getattr(Text("BufferedProtocol"))?.unbind())
     })?;
     protocol.is_instance(class.bind(py))
 }
@@ -234,11 +240,11 @@ impl StreamTransport {
             Written::NoMemory => Err(PyMemoryError::new_err(())),
             Written::Held => {
                 let message = format!("unable to {method}; sendfile is in progress");
-                Err(PyRuntimeError::new_err(message))
+                Err(PyRuntimeError::new_err(Message(message)))
             }
             Written::AfterEof => {
                 let message = format!("Cannot call {method}() after write_eof()");
-                Err(PyRuntimeError::new_err(message))
+                Err(PyRuntimeError::new_err(Message(message)))
             }
         }
     }
@@ -260,10 +266,10 @@ impl StreamTransport {
         drop(parts);
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Text<String>> {
         let this = slf.get();
         this.flush(slf.py())?;
-        Ok(this.describe(&slf.get_type().name()?.to_string()))
+        Ok(Text(this.describe(slf.get_type().name()?.to_str()?)))
     }
 
     /// Writes bytes, bytearray or memoryview; never blocks.
@@ -274,7 +280,7 @@ impl StreamTransport {
             engine.write(cx, this.token, &BytesData(bytes))?
         } else {
             match copied(data)? {
-                Ok(bytes) => engine.write(cx, this.token, bytes.as_slice())?,
+                Ok(bytes) => engine.write(cx, this.token, &BytesData(&bytes))?,
                 Err(error) => return this.refuse(slf, error),
             }
         };
@@ -341,15 +347,15 @@ impl StreamTransport {
         Ok(())
     }
 
-    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<Int<usize>> {
         self.flush(py)?;
-        Ok(self.engine().write_buffer_size(self.token))
+        Ok(Int(self.engine().write_buffer_size(self.token)))
     }
 
     /// `(low, high)`, bytes.
-    fn get_write_buffer_limits(&self) -> (usize, usize) {
+    fn get_write_buffer_limits(&self) -> Pair<Int<usize>, Int<usize>> {
         let limits = self.engine().write_buffer_limits(self.token);
-        (limits.low(), limits.high())
+        Pair(Int(limits.low()), Int(limits.high()))
     }
 
     #[pyo3(signature = (high = None, low = None))]
@@ -471,7 +477,9 @@ impl StreamTransport {
 
     #[getter]
     fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("asyncio.constants")?.getattr("_SendfileMode")?.getattr("TRY_NATIVE")
+        py.import(Text("asyncio.constants"))?
+            .getattr(Text("_SendfileMode"))?
+            .getattr(Text("TRY_NATIVE"))
     }
 }
 
@@ -544,18 +552,18 @@ impl Drop for StreamTransport {
 
 /// A copy of a mutable or unusual bytes-like object: asyncio would keep a reference, and send
 /// what it holds later. The inner error tells of memory that is not contiguous.
-fn copied(data: &Bound<'_, PyAny>) -> PyResult<PyResult<Vec<u8>>> {
+fn copied<'py>(data: &Bound<'py, PyAny>) -> PyResult<PyResult<Bound<'py, PyBytes>>> {
     if !is_bytes_like(data) {
         let kind = if cfg!(Py_3_14) {
             "a bytes, bytearray, or memoryview object"
         } else {
             "a bytes-like object"
         };
-        let name = PyString::new(data.py(), &data.get_type().name()?.to_string()).repr()?;
+        let name = data.get_type().name()?.repr()?;
         let message = format!("data argument must be {kind}, not {name}");
-        return Err(PyTypeError::new_err(message));
+        return Err(PyTypeError::new_err(Message(message)));
     }
-    Ok(copy_of(data))
+    Ok(bytes_of(data))
 }
 
 /// The engine's reference to a transport.
