@@ -3,6 +3,7 @@
 - Unsafe code is in `sys/` and `ffi/` alone.
 - A module that says `(pure)` in its first line uses no system call, socket, thread or clock, and
   the modules of which this is promised do say so.
+- The binding hands no bare text or number to PyO3, which panics if Python has no memory for it.
 - Every class of the binding is frozen, and may be used from any thread (PyO3 asks Sync of it then).
 - A SAFETY note leans on the global interpreter lock only where builds without one are told apart.
 - No source file is longer than LINES.
@@ -35,6 +36,11 @@ IMPURE = re.compile(
     r"\bsys::(?!failing\b)|\bstd::(env|fs|net|os|process|thread)\b|\b(Instant|SystemTime)\b"
     r"|\b(libc|rustix|socket2|signal_hook|pyo3)::|\bio::.*\b(Read|Write)\b"
 )
+BARE = re.compile(
+    r"\.(call_method[01]?|contains|getattr(_opt)?|[gs]et_item|hasattr|import|setattr)\(\s*&?\""
+    r"|\.(call1|call_method1)\((?:[^()]*,\s*)?\([^()]*(\"|\b\d)"
+    r"|\bnew_err\(\s*(\"|&|format!|\w+\.to_string)"
+)
 PYCLASS = re.compile(r"^#\[pyclass(?:\((.*?)\))?\]$", re.DOTALL | re.MULTILINE)
 SAFETY = re.compile(r"// SAFETY:.*(?:\n *//.*)*")
 LOCK = re.compile(r"(?<!without a )\b(GIL|(global|interpreter|global interpreter) lock)\b")
@@ -63,6 +69,15 @@ def check_pure(path: Path) -> Iterator[str]:
                 yield f"{path}:{number}: in a pure module: {line.strip()}"
     elif path.name in PURE and "src" in path.parts:
         yield f"{path}:1: has to be pure, and to say so: //! ... (pure)"
+
+
+def check_bare(path: Path) -> Iterator[str]:
+    """What PyO3 would make an object of without asking for memory."""
+    if "oxloop-python" in path.parts:
+        source = path.read_text()
+        for found in BARE.finditer(source):
+            text = found[0].strip()
+            yield f"{path}:{line_of(source, found)}: objects::Text, Int, Message: {text}"
 
 
 def check_free_threaded(path: Path) -> Iterator[str]:
@@ -103,7 +118,8 @@ def main() -> int:
     missing = PURE - {path.name for path in rust if "oxloop" in path.parts}
     problems = [f"no such module any more: {name}" for name in sorted(missing)]
     for path in rust:
-        problems += [*check_unsafe(path), *check_pure(path), *check_free_threaded(path)]
+        problems += [*check_unsafe(path), *check_pure(path)]
+        problems += [*check_bare(path), *check_free_threaded(path)]
     for path in [*rust, *python]:
         problems += check_length(path)
     for problem in problems:

@@ -191,8 +191,8 @@ impl Call<'_> {
         }
         // Anything with a `run` method serves asyncio as a context.
         let callback = objects::tuple(py, [&self.callback])?;
-        let args = callback.as_sequence().concat(self.args.as_sequence())?;
-        calls::with_tuple(&context.getattr(interned!(py, "run")?)?, args.cast()?).map(drop)
+        let args = objects::joined(&callback, &self.args)?;
+        calls::with_tuple(&context.getattr(interned!(py, "run")?)?, &args).map(drop)
     }
 }
 

@@ -12,7 +12,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyTuple};
+use pyo3::types::{PyFloat, PyString, PyTuple};
 
 #[inline]
 pub(crate) fn call_soon(
@@ -70,7 +70,7 @@ pub(crate) fn call_later(
     }
     let now = slf.get().engine.now(slf)?;
     if slf.get().has_own(OwnMethod::CallAt) {
-        let when = PyFloat::new(py, now).add(delay)?;
+        let when = Float(now).into_pyobject(py)?.add(delay)?;
         return own_call_at(slf, when, callback, &args, context);
     }
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
@@ -107,9 +107,9 @@ fn own_call_at<'py>(
     context: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let timer = call_own(slf, intern!(py, "call_at"), [when, callback.clone()], args, context)?;
+    let timer = call_own(slf, interned!(py, "call_at")?, [when, callback.clone()], args, context)?;
     // Without this call, as in asyncio.
-    if let Some(stack) = timer.getattr_opt(intern!(py, "_source_traceback"))? {
+    if let Some(stack) = timer.getattr_opt(interned!(py, "_source_traceback")?)? {
         if stack.is_truthy()? {
             stack.del_item(-1)?;
         }
@@ -126,10 +126,11 @@ fn call_own<'py, const N: usize>(
     context: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
-    let arguments: Vec<_> = first.into_iter().chain(args.iter()).collect();
-    let keywords = PyDict::new(py);
-    keywords.set_item(intern!(py, "context"), context)?;
-    slf.getattr(name)?.call(PyTuple::new(py, arguments)?, Some(&keywords))
+    let arguments = objects::tuple(py, first.each_ref())?;
+    let arguments = objects::joined(&arguments, args)?;
+    let keywords = objects::dict(py)?;
+    keywords.set_item(interned!(py, "context")?, context)?;
+    slf.getattr(name)?.call(arguments, Some(&keywords))
 }
 
 /// Schedules for `seconds`, which `when` shows to Python.
@@ -202,7 +203,7 @@ pub(crate) fn queue(
     base.check_closed()?;
     if base.has_own(OwnMethod::CallSoon) {
         let (py, context) = (slf.py(), context.bind(slf.py()));
-        call_own(slf, intern!(py, "call_soon"), [callback.clone()], &args, Some(context))?;
+        call_own(slf, interned!(py, "call_soon")?, [callback.clone()], &args, Some(context))?;
         return Ok(());
     }
     let handle = new_handle(slf, callback, args, Captured::Own(context))?;
@@ -238,7 +239,7 @@ fn check_callback(
 /// A future for the loop's own use: of the program's `create_future`, if it has one.
 pub(crate) fn new_future<'py>(slf: &Bound<'py, BaseLoop>) -> PyResult<Bound<'py, PyAny>> {
     if slf.get().has_own(OwnMethod::CreateFuture) {
-        return calls::method(slf.as_any(), intern!(slf.py(), "create_future"), []);
+        return calls::method(slf.as_any(), interned!(slf.py(), "create_future")?, []);
     }
     create_future(slf)
 }

@@ -9,7 +9,7 @@
 //! as soon as it has memory, and before PyO3 has filled that in it makes an instance dictionary
 //! (3.11, 3.12), which may set off a collection.
 
-use crate::ffi::objects::{Message, Text};
+use crate::ffi::objects::{self, Message, Text};
 use pyo3::PyClass;
 use pyo3::ffi;
 use pyo3::impl_::pycell::PyClassObjectBase;
@@ -147,7 +147,7 @@ fn make<const N: usize>(
     // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The
     // size is checked against the base's: a layout that is not ours is refused.
     unsafe {
-        let bases = pyo3::types::PyTuple::new(py, bases)?;
+        let bases = objects::tuple(py, bases.each_ref())?;
         let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
         let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
         let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;

@@ -68,6 +68,14 @@ pub(crate) fn tuple<'py, const N: usize>(
     }
 }
 
+/// `first + second`
+pub(crate) fn joined<'py>(
+    first: &Bound<'py, PyTuple>,
+    second: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    first.as_sequence().concat(second.as_sequence())?.to_tuple()
+}
+
 /// A `list` of these objects.
 pub(crate) fn list<'py, T>(
     py: Python<'py>,

@@ -111,7 +111,7 @@ fn find_places(py: Python<'_>) -> PyResult<Option<Places>> {
     let words = class.getattr(Text("__basicsize__"))?.extract::<usize>()? / size_of::<usize>();
     let (first, empty) = (class.call0()?, class.call0()?);
     let variable =
-        py.import(Text("contextvars"))?.getattr(Text("ContextVar"))?.call1(("oxloop",))?;
+        py.import(Text("contextvars"))?.getattr(Text("ContextVar"))?.call1((Text("oxloop"),))?;
     first.call_method1(Text("run"), (variable.getattr(Text("set"))?, py.None()))?;
     let second = context::copy(&first)?.into_bound(py);
     let thread = || {

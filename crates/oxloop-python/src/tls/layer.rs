@@ -354,10 +354,13 @@ impl TlsLayer for Layer<'_, '_> {
 
     fn timeout_error(&self, cx: &Bound<'_, BaseLoop>, timer: Timer) -> PyErr {
         match timer {
-            Timer::Handshake => PyConnectionAbortedError::new_err(format!(
-                "SSL handshake is taking longer than {} seconds: aborting the connection",
-                self.0.get().timeout(timer).bind(cx.py())
-            )),
+            Timer::Handshake => match self.0.get().timeout(timer).bind(cx.py()).str() {
+                Ok(seconds) => PyConnectionAbortedError::new_err(Message(format!(
+                    "SSL handshake is taking longer than {seconds} seconds: \
+                     aborting the connection"
+                ))),
+                Err(error) => error,
+            },
             // Python 3.10 has a TimeoutError of asyncio's own.
             Timer::Shutdown => {
                 pyo3::exceptions::asyncio::TimeoutError::new_err(Message("SSL shutdown timed out"))
