@@ -62,12 +62,14 @@ class RunningMixin(ExecutorMixin):
             raise
 
     def _run_forever_cleanup(self) -> None:
-        self._thread_id = None
-        events._set_running_loop(None)
-        self._set_coroutine_origin_tracking(False)
-        if self._old_agen_hooks is not None:
-            sys.set_asyncgen_hooks(*self._old_agen_hooks)
-            self._old_agen_hooks = None
+        self._leave_run()
+        try:
+            _forget_running_loop()
+        finally:
+            if self._old_agen_hooks is not None:
+                sys.set_asyncgen_hooks(*self._old_agen_hooks)
+                self._old_agen_hooks = None
+            self._set_coroutine_origin_tracking(False)
 
     def run_forever(self) -> None:
         """Runs until `stop` is called.
@@ -229,6 +231,15 @@ class RunningMixin(ExecutorMixin):
         except RuntimeError:
             # Closed meanwhile: nobody waits.
             pass
+
+
+def _forget_running_loop() -> None:
+    try:
+        events._set_running_loop(None)
+    except MemoryError:
+        # Before 3.12 it makes an object. While a loop is named no other one runs in this thread, so
+        # what the failed attempt has freed is tried.
+        events._set_running_loop(None)
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:

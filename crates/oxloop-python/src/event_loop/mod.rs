@@ -237,6 +237,11 @@ impl BaseLoop {
         self.thread.compare_exchange(0, thread, before, now).is_ok()
     }
 
+    /// No thread runs the loop any more. Needs no memory, as an assignment to `_thread_id` may.
+    fn _leave_run(&self) {
+        self.thread.store(0, Ordering::Release);
+    }
+
     /// Whether debug mode is on.
     fn get_debug(&self) -> bool {
         self.is_debug()
