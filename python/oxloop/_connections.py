@@ -210,6 +210,9 @@ class ConnectionMixin(TlsMixin, SocketMixin):
         except BaseException:
             transport.close()
             raise
+        finally:
+            # It holds the exception, whose traceback leads to this frame.
+            del waiter
         return transport, protocol
 
 

@@ -335,5 +335,6 @@ class BaseLoop:
     ) -> None:
         """Accepts the connections of a listening socket from now on."""
 
+    def _transports_of(self, server: object) -> list[StreamTransport]: ...
     def _stop_serving(self, sock: socket.socket) -> None:
         """Stops accepting, if it did, and closes the socket; also on a closed loop."""

@@ -130,9 +130,13 @@ class SendfileMixin(SocketMixin):
                     except BaseException:
                         self._writable_ended(fd, future)
                         raise
+                    finally:
+                        del future  # see below
 
                 return await _sendfile(duplicate.fileno, file, offset, count, writable)
         finally:
+            # It holds the exception, whose traceback leads to this frame.
+            del waiter
             transport._reset_empty_waiter()
             if was_reading:
                 transport.resume_reading()

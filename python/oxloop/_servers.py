@@ -63,8 +63,7 @@ class Server(base_events.Server):
         # Called once the sockets are closed.
         self._clean_up = clean_up
         if sys.version_info >= (3, 13):
-            # The loop keeps open transports alive in any case: no need of weak references.
-            self._clients: set[asyncio.BaseTransport] = set()
+            self._clients = _Clients()
 
     def _start_serving(self) -> None:
         if self._serving:
@@ -87,6 +86,41 @@ class Server(base_events.Server):
         clean_up, self._clean_up = self._clean_up, None
         if clean_up is not None:
             clean_up()
+
+
+    if sys.version_info >= (3, 13):
+
+        def _attach(self, transport: asyncio.BaseTransport) -> None:
+            assert self._sockets is not None
+            self._clients.count += 1
+
+        def _detach(self, transport: asyncio.BaseTransport | None) -> None:
+            self._clients.count -= 1
+            if not self._clients.count and self._sockets is None:
+                self._wakeup()
+
+        def close_clients(self) -> None:
+            """Closes all connections that came in through this server."""
+            for transport in self._loop._transports_of(self):
+                transport.close()
+
+        def abort_clients(self) -> None:
+            """Closes them at once: what waits to be sent is dropped."""
+            for transport in self._loop._transports_of(self):
+                transport.abort()
+
+
+class _Clients:
+    """How many connections a server has; the loop finds them when they are asked for.
+
+    asyncio keeps a set of weak references, which costs each connection more than counting.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class ServerMixin(ConnectionMixin):

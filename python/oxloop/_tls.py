@@ -92,6 +92,9 @@ class TlsMixin(LoopBase):
             for call in calls:
                 call.cancel()
             raise
+        finally:
+            # It holds the exception, whose traceback leads to this frame.
+            del waiter
         return ssl_protocol._app_transport
 
     def _make_ssl_protocol(

@@ -14,6 +14,8 @@ pub(crate) struct Imports {
     pub(crate) strerror: Py<PyAny>,
     /// `socket.socket`; programs and their tests put something else in its place.
     pub(crate) socket: Py<PyAny>,
+    /// `_socket.socket.__init__`
+    pub(crate) socket_init: Py<PyAny>,
     /// `warnings.warn`
     pub(crate) warn: Py<PyAny>,
     /// `asyncio.log.logger`
@@ -39,6 +41,7 @@ pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
             getframe: get("sys", "_getframe")?,
             strerror: get("os", "strerror")?,
             socket: get("socket", "socket")?,
+            socket_init: py.import("_socket")?.getattr("socket")?.getattr("__init__")?.unbind(),
             warn: get("warnings", "warn")?,
             logger: get("asyncio.log", "logger")?,
             format_handle: get("asyncio.base_events", "_format_handle")?,

@@ -478,6 +478,10 @@ impl BaseLoop {
         servers::start_serving(slf, protocol_factory, sock, server, backlog, secure)
     }
 
+    fn _transports_of(slf: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> Vec<StreamRef> {
+        servers::transports_of(slf, server)
+    }
+
     fn _stop_serving(slf: &Bound<'_, Self>, sock: &Bound<'_, PyAny>) -> PyResult<()> {
         servers::stop_serving(slf, sock)
     }

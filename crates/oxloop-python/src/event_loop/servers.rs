@@ -4,6 +4,8 @@ use super::BaseLoop;
 use crate::error::os_error;
 use crate::ffi::objects::{Message, Text};
 use crate::server::Listener;
+use crate::transport::TransportRef;
+use crate::transport::stream::StreamRef;
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -38,4 +40,17 @@ pub(super) fn stop_serving(slf: &Bound<'_, BaseLoop>, sock: &Bound<'_, PyAny>) -
     }
     sock.call_method0(Text("close"))?;
     Ok(())
+}
+
+/// The open transports that came in through a server.
+pub(super) fn transports_of(
+    slf: &Bound<'_, BaseLoop>,
+    server: &Bound<'_, PyAny>,
+) -> Vec<StreamRef> {
+    let streams = slf.get().engine.handlers().streams.into_iter();
+    let streams = streams.filter_map(|transport| match transport {
+        TransportRef::Stream(transport) => Some(transport),
+        TransportRef::Pipe(_) => None,
+    });
+    streams.filter(|transport| transport.0.get().came_through(server)).collect()
 }

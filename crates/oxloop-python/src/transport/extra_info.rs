@@ -10,7 +10,7 @@ use crate::imports::imports;
 use oxloop::engine::Written;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// `asyncio.trsock.TransportSocket(sock)`.
 pub(super) fn transport_socket<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -94,36 +94,83 @@ fn own_name(this: &StreamTransport) -> Option<Box<Address>> {
     Address::new(&address).map(Box::new)
 }
 
-/// The TransportSocket: made when asked for first, from then on its socket owns the descriptor.
+/// The TransportSocket: made when it is first asked for; from then on its socket owns the
+/// descriptor.
 fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>> {
     let (this, py) = (slf.get(), slf.py());
-    if let Some(socket) = this.parts.lock().socket.as_ref() {
-        return Ok(socket.bind(py).clone());
+    let known = || this.parts.lock().socket.as_ref().map(|socket| socket.bind(py).clone());
+    if let Some(socket) = known() {
+        return Ok(socket);
     }
-    let sock = match this.engine().lend_descriptor(this.token) {
-        Some(descriptor) => {
-            let sock = socket_of(py, descriptor)?;
-            hold(&sock)?;
-            sock
+    let number = this.engine().with_descriptor(this.token, |socket| socket.as_raw_fd());
+    if let Some(number) = number {
+        let borrower = Borrower(socket_over(py, number)?);
+        hold(&borrower.0)?;
+        let socket = transport_socket(&borrower.0)?;
+        // Python code has run: another thread may have asked, or closed the connection.
+        let mut parts = this.parts.lock();
+        if parts.socket.is_none() {
+            if let Some(descriptor) = this.engine().lend_descriptor(this.token) {
+                // It is the socket's from here on, and so is closing it.
+                let _ = descriptor.into_raw_fd();
+                parts.socket = Some(socket.clone().unbind());
+                drop(parts);
+                std::mem::forget(borrower);
+                return Ok(socket);
+            }
         }
-        None => {
-            // Closed before anybody asked: a socket that is closed, as asyncio's would be.
-            let sock = py.import(Text("socket"))?.call_method0(Text("socket"))?;
-            sock.call_method0(Text("close"))?;
-            sock
-        }
+        drop(parts);
+        drop(borrower);
+    }
+    // Closed before anybody asked: a socket that is closed, as asyncio's would be.
+    let closed = match known() {
+        Some(socket) => return Ok(socket),
+        None => py.import(Text("socket"))?.call_method0(Text("socket"))?,
     };
-    let socket = transport_socket(&sock)?;
-    this.parts.lock().socket = Some(socket.clone().unbind());
-    Ok(socket)
+    closed.call_method0(Text("close"))?;
+    let closed = transport_socket(&closed)?.unbind();
+    let mut parts = this.parts.lock();
+    let kept = parts.socket.get_or_insert_with(|| closed.clone_ref(py)).bind(py).clone();
+    drop(parts);
+    Ok(kept)
+}
+
+/// A socket object over a descriptor that is another's still: it gives it back when dropped.
+struct Borrower<'py>(Bound<'py, PyAny>);
+
+impl Drop for Borrower<'_> {
+    fn drop(&mut self) {
+        // As `socket.detach`, but natively: no Python code runs, and nothing can interrupt it.
+        if let Err(error) = self.0.call_method0(Text("detach")) {
+            error.write_unraisable(self.0.py(), Some(&self.0));
+        }
+    }
 }
 
 /// A socket object, which owns the descriptor from here on.
 pub(crate) fn socket_of(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
-    let keywords = objects::dict(py)?;
-    keywords.set_item(Text("fileno"), Int(descriptor.as_raw_fd()))?;
-    let sock = py.import(Text("socket"))?.getattr(Text("socket"))?.call((), Some(&keywords))?;
+    let sock = socket_over(py, descriptor.as_raw_fd())?;
     let _ = descriptor.into_raw_fd();
+    Ok(sock)
+}
+
+/// `socket.socket(fileno=number)`. On an error the descriptor is as it was.
+fn socket_over(py: Python<'_>, number: RawFd) -> PyResult<Bound<'_, PyAny>> {
+    let class = py.import(Text("socket"))?.getattr(Text("socket"))?;
+    let imports = imports(py)?;
+    if !class.is(imports.socket.bind(py)) {
+        let keywords = objects::dict(py)?;
+        keywords.set_item(Text("fileno"), Int(number))?;
+        return class.call((), Some(&keywords));
+    }
+    // What `socket.socket.__init__` does, without Python code: a signal's exception in the middle
+    // of it would close the descriptor.
+    let sock = class.call_method1(interned!(py, "__new__")?, (&class,))?;
+    sock.setattr(interned!(py, "_io_refs")?, Int(0i32))?;
+    sock.setattr(interned!(py, "_closed")?, false)?;
+    let unknown = Int(-1i32);
+    let arguments = (&sock, unknown, unknown, unknown, Int(number));
+    imports.socket_init.bind(py).call1(arguments)?;
     Ok(sock)
 }
 

@@ -215,6 +215,11 @@ impl StreamTransport {
         self.event_loop.is(event_loop)
     }
 
+    /// Whether it is a client's connection of that server.
+    pub(crate) fn came_through(&self, server: &Bound<'_, PyAny>) -> bool {
+        self.parts.lock().server.as_ref().is_some_and(|own| own.is(server))
+    }
+
     pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, BaseLoop> {
         self.event_loop.bind(py)
     }
