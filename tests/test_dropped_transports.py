@@ -13,6 +13,9 @@ import contextlib
 import gc
 import os
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -37,6 +40,7 @@ from .support import (
 
 KEPT = "kept"
 RELEASED = "released, with a warning"
+RELEASED_BOTH = "released, with a warning for each of two transports"
 CLOSED = "closed before"
 
 
@@ -115,6 +119,7 @@ class Opened:
         self.notes = Notes()
         self.stack = contextlib.ExitStack()
         self.far: Any = None
+        self.server: Any = None
 
     def protocol(self) -> Protocol:
         return Protocol(self.notes)
@@ -139,10 +144,10 @@ class Opened:
         await self.loop.create_unix_connection(self.protocol, sock=near)
 
     async def accepted(self) -> None:
-        server = await self.loop.create_server(self.protocol, "127.0.0.1", 0)
-        self.keep_far(socket.create_connection(server.sockets[0].getsockname()))
+        self.server = await self.loop.create_server(self.protocol, "127.0.0.1", 0)
+        self.keep_far(socket.create_connection(self.server.sockets[0].getsockname()))
         await until(lambda: self.notes.references)
-        server.close()
+        self.server.close()
 
     async def handed_over(self) -> None:
         near, far = tcp_pair()
@@ -187,6 +192,31 @@ class Opened:
 
     async def tls_server(self) -> None:
         await self.tls(server_side=True)
+
+    async def tls_in_tls(self) -> None:
+        await self.tls()
+        outer = self.notes.transport
+        far = self.far
+        far.setblocking(True)
+
+        def handshake() -> None:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            inner = server_context().wrap_bio(incoming, outgoing, server_side=True)
+            while True:
+                try:
+                    return inner.do_handshake()
+                except ssl.SSLWantReadError:
+                    far.sendall(outgoing.read())
+                    incoming.write(far.recv(64 * 1024))
+                finally:
+                    if outgoing.pending:
+                        far.sendall(outgoing.read())
+
+        shaking = asyncio.ensure_future(asyncio.to_thread(handshake))
+        protocol = self.protocol()
+        inner = await self.loop.start_tls(outer, protocol, client_context(), server_hostname=HOST)
+        self.notes.references = [weakref.ref(inner)]
+        await shaking
 
     def close(self) -> None:
         self.stack.close()
@@ -284,6 +314,24 @@ async def aborted(opened: Opened) -> None:
     await until(lambda: opened.notes.lost)
 
 
+async def paused_below(opened: Opened) -> None:
+    """So much has come in that the transport below is paused, too."""
+    transport = opened.notes.transport
+    transport.pause_reading()
+    below = transport._ssl_protocol._transport
+    transport.set_read_buffer_limits(high=0)
+    opened.far.setblocking(True)
+    while below.is_reading():
+        opened.far.send(b"data")
+        await hops(2)
+    del transport, below
+
+
+async def closing_tls(opened: Opened) -> None:
+    """The peer does not answer the closing alert."""
+    opened.notes.transport.close()
+
+
 async def written_while_paused(opened: Opened) -> None:
     """All is sent: a loop that gathers writes is to forget nothing."""
     transport = opened.notes.transport
@@ -294,18 +342,21 @@ async def written_while_paused(opened: Opened) -> None:
 
 
 STREAMS = ["client", "unix", "accepted", "handed_over"]
+TLS = ["tls", "tls_server", "tls_in_tls"]
 TABLE = {
-    reading: (KEPT, [*STREAMS, "read_pipe", "write_pipe", "endpoint", "tls", "tls_server"]),
+    reading: (KEPT, [*STREAMS, "read_pipe", "write_pipe", "endpoint", *TLS]),
     paused: (RELEASED, [*STREAMS, "read_pipe", "endpoint"]),
-    resumed: (KEPT, [*STREAMS, "read_pipe", "endpoint", "tls", "tls_server"]),
+    resumed: (KEPT, [*STREAMS, "read_pipe", "endpoint", *TLS]),
     half_closed: (RELEASED, STREAMS),
     ended: (KEPT, STREAMS),
     full: (KEPT, STREAMS),
     full_write_pipe: (KEPT, ["write_pipe"]),
     closing: (KEPT, [*STREAMS, "write_pipe"]),
     closed: (CLOSED, [*STREAMS, "read_pipe", "write_pipe", "endpoint"]),
-    aborted: (CLOSED, [*STREAMS, "read_pipe", "write_pipe", "endpoint", "tls", "tls_server"]),
+    aborted: (CLOSED, [*STREAMS, "read_pipe", "write_pipe", "endpoint", *TLS]),
     written_while_paused: (RELEASED, STREAMS),
+    paused_below: (RELEASED_BOTH, ["tls", "tls_server"]),
+    closing_tls: (KEPT, TLS),
 }
 CASES = [
     pytest.param(state, sort, outcome, id=f"{state.__name__}-{sort}")
@@ -342,6 +393,7 @@ async def test_dropped(loop, loop_spec, unclosed, state, sort, outcome):
     assert {
         KEPT: (True, 1, 0),
         RELEASED: (False, 0, 1),
+        RELEASED_BOTH: (False, 0, 2),
         CLOSED: (False, 0, 0),
     }[outcome] == (alive, len(ours), len(unclosed)), unclosed.texts
     # Its end is told only where something could happen still.
@@ -409,22 +461,12 @@ async def test_never_started(loop, loop_spec, unclosed, sort):
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_the_loop_is_closed(
-    loop_factory: LoopFactory, loop_spec, unclosed, monkeypatch, state, sort, holder
-):
+def test_the_loop_is_closed(loop_factory: LoopFactory, loop_spec, unclosed, state, sort, holder):
     """What is open then is closed, whoever holds what; only who holds the transport keeps it."""
     skip_stock(loop_spec, sort, state)
     gc.collect()
     before = set(descriptors())
     loop: Any = loop_factory()
-    servers = []
-    create_server = loop.create_server
-
-    async def remember(*args: Any, **options: Any) -> Any:
-        servers.append(await create_server(*args, **options))
-        return servers[-1]
-
-    monkeypatch.setattr(loop, "create_server", remember)
 
     async def main() -> tuple[Opened, Any]:
         opened = Opened(loop, sort)
@@ -437,13 +479,11 @@ def test_the_loop_is_closed(
     opened, held = loop.run_until_complete(task)
     turns(loop, 3)
     gc.collect()
-    monkeypatch.undo()
-    del create_server, remember
     loop.close()
     if holder != "loop":
         opened.loop = loop = None
     if holder != "server":
-        servers.clear()
+        opened.server = None
     if holder != "task" and holder != "transport":
         task = None
     gc.collect()
@@ -457,6 +497,31 @@ def test_the_loop_is_closed(
     assert (len(ours), len(unclosed)) == (0, 1)
     assert not opened.notes.lost
     opened.close()
+
+
+async def test_a_child(loop, unclosed):
+    """The transport of a child lives until the child has exited and its pipes are closed."""
+    before = set(descriptors())
+    transport, _ = await loop.subprocess_exec(
+        asyncio.SubprocessProtocol, sys.executable, "-c", "input()", stdout=subprocess.DEVNULL
+    )
+    reference = weakref.ref(transport)
+    stdin = weakref.ref(transport.get_pipe_transport(0))
+    del transport
+    gc.collect()
+    await hops(2)
+    gc.collect()
+    assert reference() is not None
+    stdin().write(b"\n")
+    del stdin
+
+    def is_gone() -> bool:
+        gc.collect()
+        return reference() is None
+
+    await until(is_gone)
+    await until(lambda: not set(descriptors()) - before)
+    assert len(unclosed) == 1  # nobody has closed it
 
 
 async def test_a_handler_that_returns_without_closing(loop, unclosed):

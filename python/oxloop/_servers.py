@@ -87,7 +87,6 @@ class Server(base_events.Server):
         if clean_up is not None:
             clean_up()
 
-
     if sys.version_info >= (3, 13):
 
         def _attach(self, transport: asyncio.BaseTransport) -> None:
