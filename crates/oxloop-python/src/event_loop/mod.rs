@@ -21,7 +21,7 @@ use oxloop::engine::{Engine, PipeEnd, Referent};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Debug mode is on.
@@ -478,7 +478,10 @@ impl BaseLoop {
         servers::start_serving(slf, protocol_factory, sock, server, backlog, secure)
     }
 
-    fn _transports_of(slf: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> Vec<StreamRef> {
+    fn _transports_of<'py>(
+        slf: &Bound<'py, Self>,
+        server: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
         servers::transports_of(slf, server)
     }
 

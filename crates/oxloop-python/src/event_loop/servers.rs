@@ -1,14 +1,14 @@
 //! *Creating network servers*: the native part accepts.
 
 use super::BaseLoop;
-use crate::error::os_error;
-use crate::ffi::objects::{Message, Text};
+use crate::error::{memory_error, os_error};
+use crate::ffi::objects::{self, Message, Text};
 use crate::server::Listener;
 use crate::transport::TransportRef;
-use crate::transport::stream::StreamRef;
 use oxloop::engine::Descriptor;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
 pub(super) fn start_serving(
     slf: &Bound<'_, BaseLoop>,
@@ -43,14 +43,19 @@ pub(super) fn stop_serving(slf: &Bound<'_, BaseLoop>, sock: &Bound<'_, PyAny>) -
 }
 
 /// The open transports that came in through a server.
-pub(super) fn transports_of(
-    slf: &Bound<'_, BaseLoop>,
-    server: &Bound<'_, PyAny>,
-) -> Vec<StreamRef> {
-    let streams = slf.get().engine.handlers().streams.into_iter();
-    let streams = streams.filter_map(|transport| match transport {
-        TransportRef::Stream(transport) => Some(transport),
-        TransportRef::Pipe(_) => None,
+pub(super) fn transports_of<'py>(
+    slf: &Bound<'py, BaseLoop>,
+    server: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
+    let py = slf.py();
+    let mut streams = slf.get().engine.streams().map_err(memory_error)?;
+    streams.retain(|transport| match transport {
+        TransportRef::Stream(transport) => transport.0.get().came_through(server),
+        TransportRef::Pipe(_) => false,
     });
-    streams.filter(|transport| transport.0.get().came_through(server)).collect()
+    let found = objects::list::<PyAny>(py, &[])?;
+    for transport in streams {
+        found.append(transport)?;
+    }
+    Ok(found)
 }

@@ -191,6 +191,24 @@ impl<F: Face> Engine<F> {
         drop(handler);
     }
 
+    /// The handlers of all open streams.
+    ///
+    /// # Errors
+    /// No memory is left for the list.
+    pub fn streams(&self) -> Result<Vec<F::Stream>, TryReserveError> {
+        let mut all = Vec::new();
+        let state = self.state.lock();
+        let streams = state.sources.iter().filter_map(|(_, source)| match source {
+            Source::Stream(stream) => stream.handler.get(),
+            _ => None,
+        });
+        for stream in streams {
+            all.try_reserve(1)?;
+            all.push(stream);
+        }
+        Ok(all)
+    }
+
     /// Says whether reads go into the handler's own memory (a BufferedProtocol).
     pub fn set_buffered(&self, token: Token, buffered: bool) {
         self.with_stream(token, |stream| {
