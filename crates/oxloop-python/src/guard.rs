@@ -32,15 +32,27 @@ impl Guard {
         call: impl FnOnce() -> PyResult<()>,
     ) -> PyResult<()> {
         self.running.store(handle.address(), Ordering::SeqCst);
-        let result = call();
-        self.running.store(0, Ordering::SeqCst);
-        let waiters = std::mem::take(&mut *self.waiters.lock());
+        let _held = Held { guard: self, py };
+        call()
+    }
+}
+
+/// A handle is running. When it has returned or panicked, the waiting threads go on.
+struct Held<'a, 'py> {
+    guard: &'a Guard,
+    py: Python<'py>,
+}
+
+impl Drop for Held<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.guard.running.store(0, Ordering::SeqCst);
+        let waiters = std::mem::take(&mut *self.guard.waiters.lock());
         for lock in waiters {
-            if let Err(error) = lock.call_method0(py, "release") {
-                error.write_unraisable(py, Some(lock.bind(py)));
+            if let Err(error) = lock.call_method0(self.py, "release") {
+                error.write_unraisable(self.py, Some(lock.bind(self.py)));
             }
         }
-        result
     }
 }
 

@@ -2,6 +2,7 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use std::ptr::null_mut;
 
 /// A copy of the current context (`contextvars.copy_context()`).
 pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -23,19 +24,55 @@ pub(crate) fn is_context(object: &Bound<'_, PyAny>) -> bool {
     unsafe { ffi::PyContext_CheckExact(object.as_ptr()) != 0 }
 }
 
-/// Runs `f` inside `context` (`Context.run`). RuntimeError where it is entered already.
+/// Runs `f` inside `context` (`Context.run`). RuntimeError if it is entered already.
 #[inline]
 pub(crate) fn run<R>(context: &Bound<'_, PyAny>, f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
-    let py = context.py();
-    // SAFETY: attached, a live object; what is no context raises TypeError.
-    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
-        return Err(PyErr::fetch(py));
-    }
+    let entered = Entered::enter(context)?;
     let result = f();
-    // SAFETY: this thread entered this context above, and everything entered since was left:
-    // `f` is a complete call. An exception of `f` is held in `result`, none is set.
-    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
-        return result.and(Err(PyErr::fetch(py)));
+    match entered.leave() {
+        Ok(()) => result,
+        Err(error) => result.and(Err(error)),
     }
-    result
+}
+
+/// A context that the thread has entered; a panic leaves it as well.
+struct Entered<'a, 'py>(&'a Bound<'py, PyAny>);
+
+impl<'a, 'py> Entered<'a, 'py> {
+    #[inline]
+    fn enter(context: &'a Bound<'py, PyAny>) -> PyResult<Entered<'a, 'py>> {
+        // SAFETY: attached, a live object; anything but a context raises TypeError.
+        if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(context.py()));
+        }
+        Ok(Entered(context))
+    }
+
+    #[inline]
+    fn leave(self) -> PyResult<()> {
+        let context = self.0;
+        std::mem::forget(self);
+        // SAFETY: `enter` entered this context in this thread, and everything entered since was
+        // left: a call in between is complete. No exception is set, `PyErr` holds it.
+        if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(context.py()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Entered<'_, '_> {
+    #[cold]
+    fn drop(&mut self) {
+        // SAFETY: as in `leave`, on the way of a panic: guards of contexts entered since were
+        // dropped before. The panic may have left an exception set, which is put back.
+        unsafe {
+            let (mut kind, mut value, mut traceback) = (null_mut(), null_mut(), null_mut());
+            ffi::PyErr_Fetch(&mut kind, &mut value, &mut traceback);
+            if ffi::PyContext_Exit(self.0.as_ptr()) != 0 {
+                ffi::PyErr_WriteUnraisable(self.0.as_ptr());
+            }
+            ffi::PyErr_Restore(kind, value, traceback);
+        }
+    }
 }
