@@ -32,7 +32,7 @@ pub(super) fn recv_now<'py>(
     };
     let result = bytes::filled(py, room, |memory| {
         let socket = socket.borrow().ok_or(Errno::BADF)?;
-        rustix::net::recv(socket, memory, RecvFlags::DONTWAIT).map(|(_, received)| received)
+        rustix::net::recv(socket, memory, RecvFlags::DONTWAIT).map(|((data, _), _)| data)
     })?;
     match result {
         Ok(data) => Ok(Some(data.into_any())),

@@ -7,6 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use std::ffi::{CStr, c_int};
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
@@ -69,36 +70,72 @@ impl Data<KeptBytes> for Piece<'_> {
     }
 }
 
+/// A new `bytes` object of which nobody knows yet. Its memory may be written, and none of it is
+/// taken for written that was not.
+struct Fresh<'py> {
+    object: Bound<'py, PyBytes>,
+    capacity: usize,
+}
+
+impl<'py> Fresh<'py> {
+    fn new(py: Python<'py>, capacity: usize) -> PyResult<Fresh<'py>> {
+        let size = ffi::Py_ssize_t::try_from(capacity)?;
+        // SAFETY: attached; a new `bytes` object or NULL with an exception set.
+        let object = unsafe {
+            let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), size);
+            Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked()
+        };
+        Ok(Fresh { object, capacity })
+    }
+
+    fn memory(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: the object is `capacity` bytes long, and nobody else refers to it.
+        unsafe {
+            let start = ffi::PyBytes_AS_STRING(self.object.as_ptr()).cast_mut();
+            std::slice::from_raw_parts_mut(start.cast(), self.capacity)
+        }
+    }
+
+    /// The object, cut off behind its first `count` bytes.
+    ///
+    /// # Safety
+    /// These have been written.
+    unsafe fn finish(self, count: usize) -> PyResult<Bound<'py, PyBytes>> {
+        if count >= self.capacity {
+            return Ok(self.object);
+        }
+        let py = self.object.py();
+        let mut object = self.object.into_ptr();
+        // SAFETY: attached, the only reference to an object that nobody has seen. The trailing NUL
+        // is kept. If it fails the object is freed and NULL.
+        unsafe {
+            if _PyBytes_Resize(&mut object, count as ffi::Py_ssize_t) != 0 {
+                return Err(PyErr::fetch(py));
+            }
+            Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked())
+        }
+    }
+}
+
 /// Makes a `bytes` object which `fill` has written: it is handed `capacity` bytes of memory and
-/// answers how many it filled.
+/// returns those that it has filled, from the first one on.
+#[inline]
 pub(crate) fn filled<'py, E>(
     py: Python<'py>,
     capacity: usize,
-    fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    fill: impl for<'m> FnOnce(&'m mut [MaybeUninit<u8>]) -> Result<&'m mut [u8], E>,
 ) -> PyResult<Result<Bound<'py, PyBytes>, E>> {
-    let size = ffi::Py_ssize_t::try_from(capacity)?;
-    // SAFETY: attached. The object is new: nobody else refers to it until it is returned, so its
-    // memory may be written and its size changed. The memory is zeroed only where `fill` has not
-    // written it: a slice of uninitialised bytes is never read, recv(2) writes it. Its trailing
-    // NUL is kept by _PyBytes_Resize. On a failed resize the object is freed and NULL.
-    unsafe {
-        let mut object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), size);
-        if object.is_null() {
-            return Err(PyErr::fetch(py));
-        }
-        let start = ffi::PyBytes_AS_STRING(object).cast::<u8>().cast_mut();
-        let memory = std::slice::from_raw_parts_mut(start, capacity);
-        let count = match fill(memory) {
-            Ok(count) => count.min(capacity),
-            Err(error) => {
-                ffi::Py_DECREF(object);
-                return Ok(Err(error));
-            }
-        };
-        if count < capacity && _PyBytes_Resize(&mut object, count as ffi::Py_ssize_t) != 0 {
-            return Err(PyErr::fetch(py));
-        }
-        Ok(Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked()))
+    let mut fresh = Fresh::new(py, capacity)?;
+    let memory = fresh.memory();
+    let start = memory.as_ptr().addr();
+    match fill(memory) {
+        // SAFETY: a slice of so many bytes has been written, and it is the start of the memory:
+        // one that is not counts as nothing.
+        Ok(data) => unsafe {
+            let count = if data.as_ptr().addr() == start { data.len() } else { 0 };
+            fresh.finish(count).map(Ok)
+        },
+        Err(error) => Ok(Err(error)),
     }
 }
 
@@ -111,33 +148,32 @@ pub(crate) fn filled_by<'py>(
     capacity: usize,
     mut fill: impl FnMut(&Bound<'py, PyAny>, usize) -> PyResult<Option<usize>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    // Not dropped while somebody may have a view of it, a panic included.
+    let mut fresh = ManuallyDrop::new(Fresh::new(py, capacity)?);
     let mut count = 0;
-    let (mut kept, mut failed) = (false, None);
-    let filled = filled(py, capacity, |room| {
-        while let Some(rest) = room.get_mut(count..).filter(|rest| !rest.is_empty()) {
-            let size = rest.len();
-            let (result, released) = lend(py, rest, |view| fill(view, size))?;
-            kept |= !released;
-            match result {
-                Ok(Some(more)) if !kept => count += more,
-                Ok(_) => break,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+    let mut failed = None;
+    while let Some(rest) = fresh.memory().get_mut(count..).filter(|rest| !rest.is_empty()) {
+        let size = rest.len();
+        let (result, released) = lend(py, rest, |view| fill(view, size))?;
+        if !released {
+            let message = "somebody has kept a view of memory that was lent";
+            return Err(PyBufferError::new_err(Message(message)));
+        }
+        match result {
+            Ok(Some(more)) => count += more.min(size),
+            Ok(None) => break,
+            Err(error) => {
+                failed = Some(error);
+                break;
             }
         }
-        PyResult::Ok(if kept { capacity } else { count })
-    })?;
-    if kept {
-        std::mem::forget(filled);
-        return Err(PyBufferError::new_err(Message(
-            "somebody has kept a view of memory that was lent",
-        )));
     }
+    let fresh = ManuallyDrop::into_inner(fresh);
     match failed {
         Some(error) => Err(error),
-        None => filled,
+        // SAFETY: the functions, OpenSSL's behind them, have written what they say they have: as
+        // far as the compiler knows any code behind a call into C may have.
+        None => unsafe { fresh.finish(count) },
     }
 }
 
@@ -145,13 +181,13 @@ pub(crate) fn filled_by<'py>(
 /// that was refused, as somebody has a view of it still.
 fn lend<'py, R>(
     py: Python<'py>,
-    memory: &mut [u8],
+    memory: &mut [MaybeUninit<u8>],
     f: impl FnOnce(&Bound<'py, PyAny>) -> R,
 ) -> PyResult<(R, bool)> {
     let size = ffi::Py_ssize_t::try_from(memory.len())?;
     // SAFETY: attached. The memory is lent for the time of `f`, in which we do not touch it: once
-    // the view is released each use of it fails with ValueError. Where it cannot be, the caller
-    // never frees the memory.
+    // the view is released each use of it fails with ValueError. If it cannot be released, or a
+    // panic comes in between, the caller never frees the memory.
     let view = unsafe {
         let start = memory.as_mut_ptr().cast();
         let view = ffi::PyMemoryView_FromMemory(start, size, ffi::PyBUF_WRITE);

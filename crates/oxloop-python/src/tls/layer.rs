@@ -12,12 +12,11 @@ use crate::ffi::openssl::Wire;
 use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
-use oxloop::engine::Received;
+use oxloop::engine::{Received, Recv};
 use oxloop::tls::{Failed, Progress, Pulled, Session, Timer, TlsLayer, TlsState};
 use pyo3::exceptions::{PyConnectionAbortedError, PyConnectionResetError, PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
-use std::io;
 
 /// The connection of an `SSLProtocol`.
 pub(crate) struct Layer<'a, 'py>(pub(crate) &'a Bound<'py, SslProtocol>);
@@ -51,9 +50,9 @@ impl<'py> Layer<'_, 'py> {
         &self,
         cx: &Bound<'_, BaseLoop>,
         wire: &Wire,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> (Received, PyResult<()>) {
-        match wire.receive(recv) {
+        match wire.receive(|memory| recv(memory.into()).map(|data| data.len())) {
             Ok(0) => {
                 wire.settle();
                 (Received::Eof, Ok(()))

@@ -16,7 +16,7 @@ use crate::ffi::{calls, context};
 use crate::handle::timed_io;
 use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
-use oxloop::engine::{Failure, Received, StreamHandler};
+use oxloop::engine::{Failure, Received, Recv, StreamHandler};
 use pyo3::exceptions::{PyBaseException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -207,12 +207,12 @@ impl StreamHandler<PyFace> for StreamRef {
         &self,
         cx: &Bound<'_, BaseLoop>,
         hint: usize,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> PyResult<Received> {
         if hint == 0 {
             return self.receive_buffered(cx, recv);
         }
-        match filled(cx.py(), hint, recv)? {
+        match filled(cx.py(), hint, |memory| recv(memory.into()))? {
             Ok(data) if data.as_bytes().is_empty() => Ok(Received::Eof),
             Ok(data) => {
                 let count = data.as_bytes().len();
@@ -337,11 +337,7 @@ impl StreamRef {
     }
 
     /// `get_buffer(-1)`, recv into it, `buffer_updated(count)`.
-    fn receive_buffered(
-        &self,
-        cx: &Bound<'_, BaseLoop>,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
-    ) -> PyResult<Received> {
+    fn receive_buffered(&self, cx: &Bound<'_, BaseLoop>, recv: Recv<'_>) -> PyResult<Received> {
         let received = self.inside(cx, Kind::Read, |protocol| {
             let py = protocol.py();
             let tls = protocol.cast_exact::<SslProtocol>().ok();
@@ -362,7 +358,8 @@ impl StreamRef {
                     return Ok(Received::NoBuffer);
                 }
             };
-            let count = match fill_object(&buffer, recv) {
+            let filled = fill_object(&buffer, |memory| recv(memory.into()).map(|data| data.len()));
+            let count = match filled {
                 Ok(Ok(0)) => return Ok(Received::Eof),
                 Ok(Ok(count)) => count,
                 Ok(Err(error)) => return Ok(Received::Failed(error)),

@@ -6,7 +6,7 @@ use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::unowned::Unowned;
 use crate::tls::TlsTransport;
-use oxloop::engine::{Failure, Handler, Received, StreamHandler};
+use oxloop::engine::{Failure, Handler, Received, Recv, StreamHandler};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::io;
@@ -103,7 +103,7 @@ impl StreamHandler<PyFace> for TransportRef {
         &self,
         cx: &Bound<'_, BaseLoop>,
         hint: usize,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> PyResult<Received> {
         either!(self, transport => transport.receive_into(cx, hint, recv))
     }

@@ -15,7 +15,7 @@ use crate::ffi::objects::{self, Text, interned};
 use crate::ffi::{calls, context};
 use crate::imports::logger;
 use lock_api::Mutex;
-use oxloop::engine::{Failure, Received, StreamHandler};
+use oxloop::engine::{Failure, Received, Recv, StreamHandler};
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -48,10 +48,10 @@ impl StreamHandler<PyFace> for PipeRef {
         &self,
         cx: &Bound<'_, BaseLoop>,
         hint: usize,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> PyResult<Received> {
         let room = if hint == 0 { READ_SIZE } else { hint };
-        match filled(cx.py(), room, recv)? {
+        match filled(cx.py(), room, |memory| recv(memory.into()))? {
             Ok(data) if data.as_bytes().is_empty() => Ok(Received::Eof),
             Ok(data) => {
                 let count = data.as_bytes().len();

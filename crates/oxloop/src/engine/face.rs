@@ -1,7 +1,7 @@
 //! What a face supplies: the Rust API and the Python package are the two there are.
 
 use super::SentOther;
-use crate::sys::Accepted;
+use crate::sys::{Accepted, Room};
 use crate::transport::gather::Data;
 use rustix::net::SocketAddrAny;
 use std::io;
@@ -92,6 +92,9 @@ pub enum Failure {
     Drain,
 }
 
+/// One recv(2) into the memory that it is handed: what has arrived, in that memory.
+pub type Recv<'a> = &'a mut dyn for<'m> FnMut(Room<'m>) -> io::Result<&'m mut [u8]>;
+
 /// How a read into a handler's own memory went.
 #[derive(Debug)]
 pub enum Received {
@@ -120,7 +123,7 @@ pub trait StreamHandler<F: Face>: Handler {
         &self,
         cx: F::Context<'_>,
         hint: usize,
-        recv: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+        recv: Recv<'_>,
     ) -> Result<Received, F::Leave>;
 
     /// The peer sent the end of stream. True keeps the connection open for writing, false asks

@@ -32,12 +32,13 @@ mod watchers;
 mod writes;
 
 pub use crate::memory::{append, copied};
-pub use crate::sys::{Accepted, Descriptor, PipeKind};
+pub use crate::sys::{Accepted, Descriptor, PipeKind, Room};
 pub use crate::transport::flow_control::{DEFAULT_HIGH, Limits};
 pub use crate::transport::gather::Data;
 pub use datagrams::{Destination, EndpointKind, Sending, Sent, SentOther};
 pub use face::{
-    Callback, DatagramHandler, Face, Failure, Handler, ListenerHandler, Received, StreamHandler,
+    Callback, DatagramHandler, Face, Failure, Handler, ListenerHandler, Received, Recv,
+    StreamHandler,
 };
 pub use pipes::PipeEnd;
 pub use registry::Token;

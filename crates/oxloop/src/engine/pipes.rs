@@ -50,7 +50,11 @@ impl Medium {
         }
     }
 
-    pub(super) fn receive(self, fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn receive<'a>(
+        self,
+        fd: BorrowedFd<'_>,
+        room: Room<'a>,
+    ) -> io::Result<&'a mut [u8]> {
         match self {
             Medium::Socket => sys::recv(fd, room),
             Medium::ReadPipe | Medium::WritePipe { .. } => sys::read(fd, room),

@@ -274,16 +274,17 @@ impl<F: Face> Engine<F> {
             return self.read_direct(cx, token, &handler, hint);
         }
         let Some(socket) = stream.descriptor.borrow() else { return Ok(()) };
-        match stream.medium.receive(socket, scratch) {
-            Ok(0) => {
+        let room = scratch.len();
+        match stream.medium.receive(socket, scratch.into()) {
+            Ok([]) => {
                 drop(guard);
                 self.end_of_stream(cx, token, &handler)
             }
-            Ok(count) => {
-                stream.note_read(count, scratch.len());
-                stream.note_full(count);
+            Ok(data) => {
+                stream.note_read(data.len(), room);
+                stream.note_full(data.len());
                 drop(guard);
-                handler.received(cx, &scratch[..count])
+                handler.received(cx, data)
             }
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) => {
@@ -300,16 +301,21 @@ impl<F: Face> Engine<F> {
         handler: &F::Stream,
         hint: usize,
     ) -> Result<(), F::Leave> {
-        let mut recv = |room: &mut [u8]| {
+        /// What the closure below is: one whose result lives as long as the memory does.
+        fn recv<F: for<'m> FnMut(Room<'m>) -> io::Result<&'m mut [u8]>>(recv: F) -> F {
+            recv
+        }
+        let mut recv = recv(|room| {
             self.with_stream(token, |stream| {
                 let socket = stream.descriptor.borrow().ok_or(io::ErrorKind::NotConnected)?;
-                let count = stream.medium.receive(socket, room)?;
-                stream.note_read(count, room.len());
-                stream.note_full(count);
-                Ok(count)
+                let size = room.len();
+                let data = stream.medium.receive(socket, room)?;
+                stream.note_read(data.len(), size);
+                stream.note_full(data.len());
+                Ok(data)
             })
             .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
-        };
+        });
         match handler.receive_into(cx, hint, &mut recv)? {
             Received::Data(_) | Received::NoBuffer => Ok(()),
             Received::Eof => self.end_of_stream(cx, token, handler),

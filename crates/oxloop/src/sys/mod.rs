@@ -23,9 +23,11 @@ compile_error!("oxloop runs on Linux (x86-64, aarch64) only, for now");
 
 #[cfg(test)]
 pub(crate) mod failing;
+mod room;
 mod unix;
 mod zeroed;
 
+pub use room::Room;
 pub(crate) use unix::clock::monotonic;
 pub use unix::descriptor::Descriptor;
 pub(crate) use unix::forks;

@@ -4,13 +4,13 @@
 use super::{Payload, Transport, over_tls};
 use crate::address::Address;
 use crate::engine::{
-    Descriptor, Failure, Handler, PipeEnd, PipeKind, Received, StreamHandler, Token, Written,
+    Descriptor, Failure, Handler, PipeEnd, PipeKind, Received, Recv, StreamHandler, Token, Written,
 };
 use crate::error::{Error, Misuse};
 use crate::event_loop::core::Core;
 use crate::event_loop::face::{Callback, Cx, RustFace};
 use crate::event_loop::{ExceptionContext, Handle, Promise};
-use crate::protocol::cell::{AnyProtocol, Flow, NotReceived, Recv};
+use crate::protocol::cell::{AnyProtocol, Flow, NotReceived};
 use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::server::Attachment;
 use crate::sys::zeroed;
@@ -201,7 +201,8 @@ impl Transport {
     /// A protocol's own memory is read into.
     fn receive(&self, cx: Cx<'_>, protocol: &dyn AnyProtocol, recv: Recv<'_>) -> Received {
         const GET_BUFFER: &str = "Fatal error: protocol.get_buffer() call failed.";
-        match protocol.receive(self, None, recv) {
+        let mut recv = |room: &mut [u8]| recv(room.into()).map(|data| data.len());
+        match protocol.receive(self, None, &mut recv) {
             Ok(received) => return received,
             Err(NotReceived::GetBuffer(panic)) => self.fatal(cx, GET_BUFFER, panic),
             Err(NotReceived::EmptyBuffer) => self.fatal(cx, GET_BUFFER, Misuse::EmptyBuffer),
@@ -316,11 +317,11 @@ impl StreamHandler<RustFace> for StreamCell {
                 Err(error) => return Ok(Received::Failed(error)),
             };
         }
-        let received = match recv(&mut buffer[..hint]) {
-            Ok(0) => Received::Eof,
-            Ok(count) => {
-                let Ok(()) = self.received(cx, &buffer[..count]);
-                Received::Data(count)
+        let received = match recv((&mut buffer[..hint]).into()) {
+            Ok([]) => Received::Eof,
+            Ok(data) => {
+                let Ok(()) = self.received(cx, data);
+                Received::Data(data.len())
             }
             Err(error) => Received::Failed(error),
         };

@@ -1,5 +1,6 @@
 //! Descriptors that are not sockets, or not used as such: pipes, FIFOs, character devices.
 
+use crate::sys::Room;
 use rustix::fs::{FileType, OFlags};
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -53,9 +54,15 @@ pub(crate) fn duplicate(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(file, 3)?)
 }
 
-/// Reads what is there, at most `buffer.len()` bytes; 0 is the end of the stream.
-pub(crate) fn read(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::io::read(file, buffer)?)
+/// Reads what is there, as much as there is room; nothing is the end of the stream.
+pub(crate) fn read<'a>(file: BorrowedFd<'_>, room: Room<'a>) -> io::Result<&'a mut [u8]> {
+    match room {
+        Room::Written(room) => {
+            let count = rustix::io::read(file, &mut *room)?.min(room.len());
+            Ok(&mut room[..count])
+        }
+        Room::Fresh(room) => Ok(rustix::io::read(file, room)?.0),
+    }
 }
 
 /// Writes as much as the kernel takes. Where nobody reads any more it is EPIPE, and SIGPIPE

@@ -1,5 +1,6 @@
 //! The calls that move bytes: one system call each, never blocking, errno kept.
 
+use crate::sys::Room;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     AddressFamily, MMsgHdr, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny,
@@ -19,10 +20,19 @@ pub struct Accepted {
     pub peer: Option<SocketAddrAny>,
 }
 
-/// Reads what is there, at most `buffer.len()` bytes; 0 is the end of the stream.
-pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    let (_, received) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
-    Ok(received)
+/// Reads what is there, as much as there is room; nothing is the end of the stream.
+pub(crate) fn recv<'a>(socket: BorrowedFd<'_>, room: Room<'a>) -> io::Result<&'a mut [u8]> {
+    match room {
+        Room::Written(room) => {
+            let (_, received) = rustix::net::recv(socket, &mut *room, RecvFlags::empty())?;
+            let received = received.min(room.len());
+            Ok(&mut room[..received])
+        }
+        Room::Fresh(room) => {
+            let ((received, _), _) = rustix::net::recv(socket, room, RecvFlags::empty())?;
+            Ok(received)
+        }
+    }
 }
 
 /// Sends as much as the kernel takes. SIGPIPE is never raised: a dead peer is EPIPE.
