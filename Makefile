@@ -36,6 +36,8 @@ LOCKED := $(if $(CI),--locked)
 # A process for each core; a module's tests share its servers. On a busy CI machine a test that fails is
 # run once more, and the summary names it, as CPython's own CI does.
 PARALLEL := --numprocesses auto --dist loadfile $(if $(CI),--reruns 1)
+# Run once more for each way that a switch asks for.
+TESTS_OF_HANDLES := $(patsubst %,tests/test_%.py,handles scheduling contexts tasks debug wrapped_run)
 # The Python package does without it: OpenSSL is CPython's.
 TLS := oxloop/tls
 SERVERS := redis-server postgresql dbus
@@ -89,6 +91,8 @@ test-core: stubtest pytest-core conformance ## The same without real programs an
 pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 	$(PY) -m pytest $(if $(PYTEST),$(PYTEST),$(PARALLEL) --junitxml=$(RESULTS)/pytest.xml)
 	$(if $(PYTEST),,OXLOOP_TLS_BIO=memory $(PY) -m pytest $(PARALLEL) -k oxloop tests/test_tls*.py)
+	$(if $(PYTEST),,OXLOOP_HANDLES=python $(PY) -m pytest $(PARALLEL) -k oxloop $(TESTS_OF_HANDLES))
+	$(if $(PYTEST),,OXLOOP_CONTEXTS=copy $(PY) -m pytest $(PARALLEL) -k oxloop $(TESTS_OF_HANDLES))
 
 pytest-core: $(VENV)/.oxloop $(VENV)/.dev
 	$(PY) -m pytest $(PARALLEL) --ignore tests/frameworks --ignore tests/resources --junitxml=$(RESULTS)/pytest.xml

@@ -379,3 +379,131 @@ class TestThreadSafe:
 @pytest.mark.skipif(PYTHON >= (3, 14), reason="thread-safe handles are new in 3.14")
 def test_a_plain_handle_before(loop):
     assert repr(loop.call_soon_threadsafe(int)).startswith("<Handle ")
+
+
+class TestUnknownLayout:
+    """Of classes that a newer CPython lays out in another way native code knows nothing."""
+
+    CHANGES = (
+        pytest.param("'_callback',", "'_callback', '_another',", id="one more"),
+        pytest.param("'_callback',", "'_callback', '__dict__',", id="a dictionary"),
+        pytest.param("'__weakref__',", "", id="no weak references"),
+        pytest.param("__slots__ =", "slots =", id="no slots"),
+        pytest.param("class Handle:", "class Handle(Base):", id="another base"),
+        pytest.param("class Handle:", "class Handle(metaclass=Meta):", id="a metaclass"),
+    )
+    SETUP = """
+        import gc, inspect, weakref
+        from asyncio import events
+
+        class Meta(type):
+            pass
+
+        class Base:
+            __slots__ = ("_another",)
+
+        def change(old, new):
+            events.__dict__.update(Meta=Meta, Base=Base)
+            source = inspect.getsource(events.Handle)
+            assert source.count(old) == 1
+            exec(source.replace(old, new), events.__dict__)
+            for name in ("TimerHandle", "_ThreadSafeHandle"):
+                if hasattr(events, name):
+                    exec(inspect.getsource(getattr(events, name)), events.__dict__)
+            asyncio.Handle, asyncio.TimerHandle = events.Handle, events.TimerHandle
+
+        class Thing:
+            pass
+
+        def methods(loop):
+            yield loop.call_soon
+            yield loop.call_soon_threadsafe
+            yield lambda *arguments: loop.call_later(0, *arguments)
+    """
+
+    @pytest.mark.parametrize(("old", "new"), CHANGES)
+    def test_of_handles(self, old, new):
+        """asyncio's own handles are made then, and everything happens with them."""
+        outcome = run_script(
+            f"""{self.SETUP}
+        change({old!r}, {new!r})
+        import oxloop
+
+        def turns(loop):
+            for _ in range(2):
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+
+        for factory in (asyncio.new_event_loop, oxloop.new_event_loop):
+            loop = factory()
+            calls = []
+            handles = [method(calls.append, number) for number, method in enumerate(methods(loop))]
+            assert {{type(handle) for handle in handles}} <= {{
+                events.Handle, events.TimerHandle, getattr(events, "_ThreadSafeHandle", None)
+            }}
+            turns(loop)
+            say(*calls)
+            for method in methods(loop):
+                method(calls.append, "never").cancel()
+            many = [loop.call_later(3600, print) for _ in range(500)]
+            for handle in many:
+                handle.cancel()
+            turns(loop)
+            say(*calls)
+            say(len(many), loop.is_running())
+            loop.close()
+        """,
+            "asyncio:new_event_loop",
+        )
+        assert outcome.check() == "0 1 2\n0 1 2\n500 False\n" * 2
+
+    @pytest.mark.parametrize(("old", "new"), CHANGES[:2])
+    def test_what_is_in_an_unknown_slot(self, old, new):
+        """It dies with its handle, or with the cycle that it is in, and no other handle has it."""
+        outcome = run_script(
+            f"""{self.SETUP}
+        change({old!r}, {new!r})
+        import oxloop
+
+        loop = oxloop.new_event_loop()
+
+        def once(method):
+            handle, thing = method(int), Thing()
+            thing.handle = handle
+            handle._another = thing
+            return weakref.ref(thing)
+
+        references = [once(method) for method in methods(loop) for _ in range(3)]
+        for _ in range(2):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        gc.collect()
+        say(sum(reference() is not None for reference in references))
+        say(sum(hasattr(method(int), "_another") for method in methods(loop) for _ in range(9)))
+        loop.close()
+        """,
+            "asyncio:new_event_loop",
+        )
+        assert outcome.check() == "0\n0\n"
+
+    def test_of_transports(self):
+        """There is no other way to make these: oxloop says so when it is imported."""
+        outcome = run_script(
+            """
+            import inspect
+            from asyncio import transports
+
+            source = inspect.getsource(transports)
+            assert source.count("__slots__ = ('_extra',)") == 1
+            source = source.replace("__slots__ = ('_extra',)", "__slots__ = ('_extra', '_another')")
+            exec(source, transports.__dict__)
+            for name in transports.__all__:
+                setattr(asyncio, name, getattr(transports, name))
+            try:
+                import oxloop
+            except ImportError as error:
+                say(error)
+            """,
+            "asyncio:new_event_loop",
+        )
+        assert outcome.check().startswith("oxloop does not know how this Python lays out <class")

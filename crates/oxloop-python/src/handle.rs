@@ -8,13 +8,12 @@ use crate::ffi::handle::{
     Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
 };
 use crate::ffi::handle_types;
-use crate::ffi::objects::{self, Float, Text, interned};
-use crate::ffi::template::Captured;
+use crate::ffi::objects::{self, Text, interned};
 use crate::guard;
-use crate::imports::{imports, logger};
+use crate::imports::imports;
+use crate::shown::shown;
 use oxloop::engine::Callback;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 /// A Handle or TimerHandle in the engine's queues.
 #[derive(Clone)]
@@ -38,6 +37,9 @@ impl PyHandle {
     #[inline]
     pub(crate) fn run(self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = event_loop.py();
+        if self.0.is_run_by_method(py) {
+            return self.run_by_method(event_loop);
+        }
         // In debug mode the program sees each handle that runs.
         let seen = event_loop.get().is_debug().then(|| self.0.object(py));
         let Some(call) = self.0.take_call(py)? else { return Ok(()) };
@@ -45,6 +47,21 @@ impl PyHandle {
             return self.run_shared(event_loop, call, seen);
         }
         self.run_call(event_loop, call)
+    }
+
+    /// Runs it by its method `_run`. What that raises leaves the loop.
+    #[cold]
+    fn run_by_method(&self, event_loop: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        let py = event_loop.py();
+        if !self.0.begin(py)? {
+            return Ok(());
+        }
+        let handle = self.0.object(py);
+        let run = || shown(event_loop, &handle, || run_method(&handle));
+        if !self.0.is_thread_safe(py) {
+            return run();
+        }
+        event_loop.get().guard.hold(py, &self.0, run)
     }
 
     /// Runs the call of a handle that others refer to.
@@ -56,7 +73,7 @@ impl PyHandle {
         seen: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let run = || match seen {
-            Some(handle) => timed(event_loop, &handle, || self.run_call(event_loop, call)),
+            Some(handle) => shown(event_loop, &handle, || self.run_call(event_loop, call)),
             None => self.run_call(event_loop, call),
         };
         if !self.0.is_thread_safe(event_loop.py()) {
@@ -88,93 +105,37 @@ impl PyHandle {
         let (callback, args) = (call.callback.clone(), call.args.clone().into_any());
         self.0.restore(py, call)?;
         self.0.track();
-        if crate::error::leaves_loop(py, &error) {
-            return Err(error);
-        }
-        let source = describe(event_loop, &callback, &args)?;
-        let context = objects::dict(py)?;
-        context.set_item(Text("message"), Text(format!("Exception in callback {source}")))?;
-        context.set_item(Text("exception"), exception(py, &error))?;
-        context.set_item(Text("handle"), &handle)?;
-        let traceback = handle.getattr(Text("_source_traceback"))?;
-        if traceback.is_truthy()? {
-            context.set_item(Text("source_traceback"), traceback)?;
-        }
-        call_exception_handler(event_loop, &context)
+        report(event_loop, &handle, &callback, &args, error)
     }
 }
 
-/// Debug mode: the loop knows the handle that runs, and slow ones are logged.
-#[cold]
-pub(crate) fn timed<R>(
+/// Tells the exception handler of what the call of a handle raised, unless that leaves the loop.
+pub(crate) fn report(
     event_loop: &Bound<'_, BaseLoop>,
     handle: &Bound<'_, PyAny>,
-    call: impl FnOnce() -> PyResult<R>,
-) -> PyResult<R> {
-    let py = event_loop.py();
-    event_loop.setattr(Text("_current_handle"), handle)?;
-    let engine = &event_loop.get().engine;
-    let called = engine.now(event_loop).and_then(|start| {
-        let result = call()?;
-        Ok((result, engine.now(event_loop)? - start))
-    });
-    event_loop.setattr(Text("_current_handle"), py.None())?;
-    let (result, took) = called?;
-    if Float(took).into_pyobject(py)?.ge(event_loop.getattr(Text("slow_callback_duration"))?)? {
-        let text = calls::function(imports(py)?.format_handle.bind(py), [handle])?;
-        let format = interned!(py, "Executing %s took %.3f seconds")?.as_any();
-        let took = Float(took).into_pyobject(py)?;
-        calls::method(logger(py)?, interned!(py, "warning")?, [format, &text, took.as_any()])?;
-    }
-    Ok(result)
-}
-
-/// Debug mode: calls for what the selector found, as [`timed`] calls a handle. `callback` is what
-/// the program sees of it, and `source` where it began.
-#[cold]
-pub(crate) fn timed_io<R>(
-    event_loop: &Bound<'_, BaseLoop>,
     callback: &Bound<'_, PyAny>,
-    source: Option<Bound<'_, PyAny>>,
-    call: impl FnOnce() -> PyResult<R>,
-) -> PyResult<R> {
-    let py = event_loop.py();
-    if !event_loop.getattr(Text("_current_handle"))?.is_none() {
-        // Inside of a handle that is timed already.
-        return call();
-    }
-    let context = Captured::Own(context::copy_current(py)?);
-    let handle = RawHandle::new(event_loop.as_any(), callback, PyTuple::empty(py), context)?;
-    handle.track();
-    if let Some(source) = source {
-        handle.set_source_traceback(source)?;
-    }
-    timed(event_loop, &handle.object(py), call)
-}
-
-/// Tells the exception handler of what a call for the selector's event raised, as a handle's call
-/// is reported; `callback` is what the program sees of it, `context` where it ran (the present one
-/// if `None`), and `source` where it began.
-#[cold]
-pub(crate) fn report_io(
-    event_loop: &Bound<'_, BaseLoop>,
-    callback: &Bound<'_, PyAny>,
-    context: Option<Py<PyAny>>,
-    source: Option<Bound<'_, PyAny>>,
+    args: &Bound<'_, PyAny>,
     error: PyErr,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    let context = context.map_or_else(|| context::copy_current(py), Ok)?;
-    let context = Captured::Own(context);
-    let handle = RawHandle::new(event_loop.as_any(), callback, PyTuple::empty(py), context)?;
-    if let Some(source) = source {
-        handle.set_source_traceback(source)?;
+    if crate::error::leaves_loop(py, &error) {
+        return Err(error);
     }
-    let handle = PyHandle(handle);
-    match handle.0.take_call(py)? {
-        Some(call) => handle.report(event_loop, call, error),
-        None => Ok(()),
+    let source = describe(event_loop, callback, args)?;
+    let context = objects::dict(py)?;
+    context.set_item(Text("message"), Text(format!("Exception in callback {source}")))?;
+    context.set_item(Text("exception"), exception(py, &error))?;
+    context.set_item(Text("handle"), handle)?;
+    let traceback = handle.getattr(Text("_source_traceback"))?;
+    if traceback.is_truthy()? {
+        context.set_item(Text("source_traceback"), traceback)?;
     }
+    call_exception_handler(event_loop, &context)
+}
+
+/// `handle._run()`.
+pub(crate) fn run_method(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    calls::method(handle, interned!(handle.py(), "_run")?, []).map(drop)
 }
 
 impl Call<'_> {
@@ -216,8 +177,11 @@ fn describe(
     source.extract()
 }
 
-/// `Handle.cancel()`.
+/// `Handle.cancel()`; of a handle that is not ours, asyncio's.
 pub(crate) fn cancel(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    if !handle_types::are_native(handle.py()) {
+        return calls::method(handle, interned!(handle.py(), "cancel")?, []).map(drop);
+    }
     let thread_safe = handle_types::is_thread_safe(handle);
     if thread_safe {
         guard::wait(handle)?;

@@ -8,6 +8,8 @@ use pyo3::sync::PyOnceLock;
 
 /// Each under its name.
 pub(crate) struct Imports {
+    /// `asyncio.events.__dict__`, the globals of its functions.
+    pub(crate) events: Py<PyAny>,
     /// `sys._getframe`
     pub(crate) getframe: Py<PyAny>,
     /// `os.strerror`
@@ -38,6 +40,7 @@ pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
         };
         let helpers = "asyncio.format_helpers";
         PyResult::Ok(Imports {
+            events: get("asyncio.events", "__dict__")?,
             getframe: get("sys", "_getframe")?,
             strerror: get("os", "strerror")?,
             socket: get("socket", "socket")?,

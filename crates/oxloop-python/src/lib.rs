@@ -13,22 +13,26 @@ mod guard;
 mod handle;
 mod imports;
 mod server;
+mod shown;
 mod tls;
 mod transport;
 
+use event_loop::BaseLoop;
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _oxloop {
     use super::*;
 
-    #[pymodule_export]
-    use event_loop::BaseLoop;
+    /// Everything is added here and nothing is exported by attributes: those come before any check.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        ffi::slots::check_builtins(module.py())?;
+        ffi::run_method::prepare(module.py())?;
         ffi::base_types::prepare(module.py())?;
         ffi::template::prepare(module.py())?;
         imports::imports(module.py())?;
+        module.add_class::<BaseLoop>()?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
         module.add_class::<transport::pipe::ReadPipeTransport>()?;
@@ -36,7 +40,7 @@ mod _oxloop {
         module.add_class::<tls::TlsTransport>()?;
         module.add_class::<tls::SslProtocol>()?;
         module.add_class::<transport::datagram::DatagramTransport>()?;
-        let (handle, timer) = ffi::handle_types::prepare(module.py())?;
+        let [handle, timer] = ffi::handle_types::prepare(module.py())?;
         module.add("Handle", handle)?;
         module.add("TimerHandle", timer)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))

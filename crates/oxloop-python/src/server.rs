@@ -7,8 +7,8 @@ use crate::face::PyFace;
 use crate::ffi::objects::{self, Text};
 use crate::ffi::references::clone_attached;
 use crate::ffi::{calls, context};
-use crate::handle::timed_io;
 use crate::imports::logger;
+use crate::shown::{self, Face};
 use crate::transport::extra_info::socket_of;
 use crate::transport::stream::{self, Origin};
 use oxloop::engine::{Accepted, Descriptor, ListenerHandler};
@@ -174,13 +174,12 @@ impl ListenerHandler<PyFace> for ListenerRef {
     fn connected(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
         let py = cx.py();
         let listener = self.0.get();
-        let opened = if cx.get().is_debug() {
-            let factory = listener.protocol_factory.bind(py);
-            timed_io(cx, factory, None, || Ok(listener.open(cx, accepted)))?
-        } else {
-            listener.open(cx, accepted)
+        let face = || {
+            let callback = listener.protocol_factory.bind(py).clone();
+            Ok(Some(Face { callback, source: None }))
         };
-        let Err(refused) = opened else { return Ok(()) };
+        let opened = shown::event(cx, None, face, || Ok(listener.open(cx, accepted)))?;
+        let Some(Err(refused)) = opened.transpose()? else { return Ok(()) };
         if leaves_loop(py, &refused.error) {
             return Err(refused.error);
         }

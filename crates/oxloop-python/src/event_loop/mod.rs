@@ -10,7 +10,8 @@ mod watchers;
 use crate::face::PyFace;
 use crate::ffi::calls;
 use crate::ffi::handle::RawHandle;
-use crate::ffi::objects::{Float, Int, Message, Text, interned};
+use crate::ffi::handle_types;
+use crate::ffi::objects::{Float, Int, Message, interned};
 use crate::guard::Guard;
 use crate::server::ListenerRef;
 use crate::tls::{self, SslProtocol, make_ssl_protocol};
@@ -30,6 +31,8 @@ const DEBUG: u8 = 1;
 const IDLE: u8 = 2;
 /// `_close` was called.
 const CLOSED: u8 = 4;
+/// A handle runs that the program sees: debug mode, or somebody has replaced `Handle._run`.
+const SHOWN: u8 = 128;
 
 /// A native method that the loop itself calls, and that a subclass or the program may replace: its
 /// flag says that it has.
@@ -42,9 +45,6 @@ pub(crate) enum OwnMethod {
     CreateFuture = 64,
 }
 
-/// What `BaseLoop::made` holds in a complete object.
-const MADE: u8 = 1;
-
 /// An event loop's native part: scheduling, transports, servers, descriptors.
 #[pyclass(subclass, frozen, module = "oxloop._oxloop")]
 pub(crate) struct BaseLoop {
@@ -55,15 +55,22 @@ pub(crate) struct BaseLoop {
     thread: AtomicU64,
     /// Which thread-safe handle runs.
     pub(crate) guard: Guard,
-    /// Zero while the object is being made: making a subclass's instance dictionary may set off a
-    /// collection.
-    made: u8,
 }
 
 impl BaseLoop {
     #[inline]
     pub(crate) fn is_debug(&self) -> bool {
         self.is(DEBUG)
+    }
+
+    /// Whether the program sees the handle that runs.
+    #[inline]
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is(SHOWN)
+    }
+
+    pub(crate) fn set_shown(&self, on: bool) {
+        self.set(SHOWN, on);
     }
 
     /// Whether the loop runs, open and not in debug mode.
@@ -161,14 +168,10 @@ impl BaseLoop {
             flags: AtomicU8::new(IDLE),
             thread: AtomicU64::new(0),
             guard: Guard::default(),
-            made: MADE,
         })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if self.made != MADE {
-            return Ok(());
-        }
         self.engine.visit(|referent| match referent {
             Referent::Callback(handle) => visit.call(handle.0.as_py()),
             Referent::Stream(transport) => transport.traverse(&visit),
@@ -321,7 +324,7 @@ impl BaseLoop {
 
     /// Counts a scheduled timer as cancelled (asyncio's TimerHandle calls it).
     fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
-        if handle.getattr(Text("_scheduled"))?.is_truthy()? {
+        if handle_types::is_cancelled_timer(handle)? {
             self.engine.timer_cancelled();
         }
         Ok(())

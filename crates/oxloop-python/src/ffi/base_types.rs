@@ -9,8 +9,10 @@
 //! as soon as it has memory, and before PyO3 has filled that in it makes an instance dictionary
 //! (3.11, 3.12), which may set off a collection.
 
+use super::slots::are_all;
 use crate::ffi::objects::{self, Message, Text};
 use pyo3::PyClass;
+use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::impl_::pycell::PyClassObjectBase;
 use pyo3::impl_::pyclass::{PyClassBaseType, PyClassImpl};
@@ -144,18 +146,20 @@ fn make<const N: usize>(
             as u32,
         slots: slots.as_mut_ptr(),
     };
-    // SAFETY: attached; spec and slots live until the call returns, and CPython copies them. The
-    // size is checked against the base's: a layout that is not ours is refused.
+    for base in bases {
+        // Its subclasses' other parts lie where PyO3 has put them: there is no other way than this
+        // layout.
+        let known = are_all(base.cast()?, &["_extra"])?;
+        if !known || base.getattr(Text("__weakrefoffset__"))?.ne(0)? {
+            let message = format!("oxloop does not know how this Python lays out {base}");
+            return Err(PyImportError::new_err(Message(message)));
+        }
+    }
+    // SAFETY: attached; spec and slots live until the call returns, and CPython copies them.
     unsafe {
         let bases = objects::tuple(py, bases.each_ref())?;
         let object = ffi::PyType_FromSpecWithBases(&mut spec, bases.as_ptr());
-        let made = Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?;
-        let expected = (*base.as_ptr().cast::<ffi::PyTypeObject>()).tp_basicsize;
-        if expected != size_of::<TransportLayout>() as ffi::Py_ssize_t {
-            let message = format!("{base} has a layout that oxloop does not know");
-            return Err(pyo3::exceptions::PySystemError::new_err(Message(message)));
-        }
-        Ok(made.unbind())
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into::<PyType>()?.unbind())
     }
 }
 

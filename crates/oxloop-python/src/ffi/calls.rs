@@ -8,6 +8,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
+use std::ffi::c_int;
 
 /// PyObject_Vectorcall and PyObject_VectorcallMethod, as functions that may unwind.
 type Vectorcall = unsafe extern "C-unwind" fn(
@@ -19,6 +20,13 @@ type Vectorcall = unsafe extern "C-unwind" fn(
 
 /// PyObject_Repr.
 type Repr = unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
+
+/// PyObject_SetAttr.
+type SetAttr = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *mut ffi::PyObject,
+    *mut ffi::PyObject,
+) -> c_int;
 
 /// A function of the C API under a type that may unwind. Through a pointer that the optimizer
 /// knows nothing of: pyo3-ffi declares that these functions never do, and it would believe that.
@@ -109,6 +117,20 @@ pub(crate) fn function<'py, const N: usize>(
         let result = or_hang(|| call(callable.as_ptr(), stack.as_ptr(), N, names));
         Bound::from_owned_ptr_or_err(callable.py(), result)
     }
+}
+
+/// `object.name = value`, which the object's class may have a method for.
+pub(crate) fn set_attribute(
+    object: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    // SAFETY: attached, live objects.
+    let result = unsafe {
+        let call = unwinding!(PyObject_SetAttr as SetAttr);
+        or_hang(|| call(object.as_ptr(), name.as_ptr(), value.as_ptr()))
+    };
+    if result == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
 }
 
 /// `repr(object)`.

@@ -9,10 +9,14 @@
 //! the run ends, before the loop could become garbage.
 
 use super::free_list;
+use super::handle_layout::Layout;
 use super::handle_types::{
-    _PyObject_GC_New, Kind, Layout, TYPES, Types, is_timer, own_context, set_constants, slot,
-    template_of, types,
+    _PyObject_GC_New, Kind, TYPES, Types, is_timer, own_context, set_constants, template_of, types,
 };
+use super::objects::interned;
+use super::run_method;
+use super::slots::slot;
+use super::stock_handle::Stock;
 use super::template::{self, Captured, Lent};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -49,9 +53,10 @@ impl RawHandle {
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
-        let py = callback.py();
-        let types = types(py)?;
-        RawHandle::filled(py, types, Kind::Plain, event_loop, callback, args, context)
+        let Some(types) = TYPES.get(callback.py()) else {
+            return RawHandle::stock(event_loop, Kind::Plain, None, callback, args, context);
+        };
+        RawHandle::filled(types, Kind::Plain, event_loop, callback, args, context)
     }
 
     /// A handle as `call_soon_threadsafe` returns it.
@@ -62,10 +67,11 @@ impl RawHandle {
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
-        let py = callback.py();
-        let types = types(py)?;
+        let Some(types) = TYPES.get(callback.py()) else {
+            return RawHandle::stock(event_loop, Kind::ThreadSafe, None, callback, args, context);
+        };
         let kind = if types.thread_safe.is_some() { Kind::ThreadSafe } else { Kind::Plain };
-        RawHandle::filled(py, types, kind, event_loop, callback, args, context)
+        RawHandle::filled(types, kind, event_loop, callback, args, context)
     }
 
     /// A handle for the time `when`, seconds on the loop's clock; scheduled already.
@@ -77,10 +83,10 @@ impl RawHandle {
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
-        let py = callback.py();
-        let types = types(py)?;
-        let handle =
-            RawHandle::filled(py, types, Kind::Timer, event_loop, callback, args, context)?;
+        let Some(types) = TYPES.get(callback.py()) else {
+            return RawHandle::stock(event_loop, Kind::Timer, Some(when), callback, args, context);
+        };
+        let handle = RawHandle::filled(types, Kind::Timer, event_loop, callback, args, context)?;
         // SAFETY: `filled` made an instance of the timer type.
         unsafe {
             handle.set(types.layout.when, ffi::Py_NewRef(when.as_ptr()));
@@ -89,9 +95,32 @@ impl RawHandle {
         Ok(handle)
     }
 
+    /// A handle of asyncio's own class.
+    #[cold]
+    fn stock<'py>(
+        event_loop: &Bound<'py, PyAny>,
+        kind: Kind,
+        when: Option<&Bound<'py, PyAny>>,
+        callback: &Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Captured,
+    ) -> PyResult<RawHandle> {
+        let context = context.into_own(event_loop.py())?;
+        let stock = Stock::new(event_loop, kind, when, callback, args, context)?;
+        // SAFETY: a reference is never NULL; it is handed on.
+        Ok(RawHandle(unsafe { NonNull::new_unchecked(stock.into_ptr()) }))
+    }
+
+    /// What stands for a handle of asyncio's own class.
+    #[cold]
+    fn as_stock(&self) -> &Stock {
+        // SAFETY: without types of ours only `stock` makes these references. `Py` is a transparent
+        // wrapper of the same non-null, counted pointer, and `self` keeps the object alive.
+        unsafe { &*(&raw const self.0).cast::<Py<Stock>>() }.get()
+    }
+
     #[inline]
     fn filled(
-        py: Python<'_>,
         types: &Types,
         kind: Kind,
         event_loop: &Bound<'_, PyAny>,
@@ -99,6 +128,7 @@ impl RawHandle {
         args: Bound<'_, PyTuple>,
         context: Captured,
     ) -> PyResult<RawHandle> {
+        let py = callback.py();
         let class = types.class(kind).as_ptr().cast::<ffi::PyTypeObject>();
         let layout = &types.layout;
         // SAFETY: attached; `class` is one of our types, whose instances have no variable part. A
@@ -155,9 +185,30 @@ impl RawHandle {
         self.0.as_ptr().addr()
     }
 
+    /// Whether it is run by its method `_run`: an object of asyncio's own class, or somebody has
+    /// replaced the method.
+    #[inline]
+    pub(crate) fn is_run_by_method(&self, py: Python<'_>) -> bool {
+        let Some(types) = TYPES.get(py) else { return true };
+        let kind = types.kind(self.0.as_ptr());
+        run_method::is_replaced(types.class(kind).bind(py), kind)
+    }
+
+    /// Before it is run by its method: whether it is to be run, or was cancelled.
+    pub(crate) fn begin(&self, py: Python<'_>) -> PyResult<bool> {
+        if TYPES.get(py).is_none() {
+            return self.as_stock().begin(py);
+        }
+        self.track();
+        Ok(!self.is_cancelled())
+    }
+
     /// The Python object.
     #[inline]
     pub(crate) fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        if TYPES.get(py).is_none() {
+            return self.as_stock().object().bind(py).clone();
+        }
         // SAFETY: attached, a live object.
         unsafe { Bound::from_borrowed_ptr(py, self.0.as_ptr()) }
     }
@@ -171,7 +222,10 @@ impl RawHandle {
 
     /// Names the stack that made the handle (debug mode).
     pub(crate) fn set_source_traceback(&self, traceback: Bound<'_, PyAny>) -> PyResult<()> {
-        let types = types(traceback.py())?;
+        let py = traceback.py();
+        let Some(types) = TYPES.get(py) else {
+            return self.object(py).setattr(interned!(py, "_source_traceback")?, traceback);
+        };
         // SAFETY: attached, and the object is one of ours.
         unsafe { self.set(types.layout.source_traceback, traceback.into_ptr()) };
         Ok(())
@@ -182,7 +236,9 @@ impl RawHandle {
     pub(crate) fn is_cancelled(&self) -> bool {
         // SAFETY: the engine asks in methods that were entered attached; the slot is read only.
         unsafe {
-            let Some(types) = TYPES.get(Python::assume_attached()) else { return false };
+            let Some(types) = TYPES.get(Python::assume_attached()) else {
+                return self.as_stock().is_cancelled();
+            };
             is_true(self.0.as_ptr(), types.layout.cancelled)
         }
     }
@@ -192,11 +248,11 @@ impl RawHandle {
     pub(crate) fn unschedule(&self) {
         // SAFETY: attached as above; only timers are in the heap, and `False` is never freed.
         unsafe {
-            let py = Python::assume_attached();
-            if let Some(types) = TYPES.get(py) {
-                if is_timer(types, self.0.as_ptr()) {
-                    self.set(types.layout.scheduled, ffi::Py_NewRef(ffi::Py_False()));
-                }
+            let Some(types) = TYPES.get(Python::assume_attached()) else {
+                return self.as_stock().unschedule();
+            };
+            if is_timer(types, self.0.as_ptr()) {
+                self.set(types.layout.scheduled, ffi::Py_NewRef(ffi::Py_False()));
             }
         }
     }
@@ -209,13 +265,17 @@ impl RawHandle {
     pub(crate) fn take_call<'py>(&self, py: Python<'py>) -> PyResult<Option<Call<'py>>> {
         let layout = &types(py)?.layout;
         let object = self.0.as_ptr();
-        // SAFETY: attached; a handle of ours. Where ours is the only reference and there is no
-        // weak one, nobody sees the slots while they are empty.
+        // SAFETY: attached; a handle of ours. If ours is the only reference and there is no weak
+        // one, nobody sees the slots while they are empty.
         unsafe {
             if is_true(object, layout.cancelled) {
                 return Ok(None);
             }
-            if ffi::Py_REFCNT(object) != 1 || !(*slot(object, layout.weak)).is_null() {
+            // Without a global lock another thread may get at it at any time.
+            if cfg!(Py_GIL_DISABLED)
+                || ffi::Py_REFCNT(object) != 1
+                || !(*slot(object, layout.weak)).is_null()
+            {
                 return self.shared_call(py, layout);
             }
             let take = |at| std::ptr::replace(slot(object, at), std::ptr::null_mut());

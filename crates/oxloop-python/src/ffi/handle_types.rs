@@ -1,5 +1,8 @@
 //! The types Handle and TimerHandle: asyncio's own classes, filled and cancelled natively.
 //!
+//! If asyncio's classes are laid out as known (`handle_layout.rs`), else they are asyncio's own
+//! (`stock_handle.rs`).
+//!
 //! Each is a heap type over `asyncio.Handle` (or TimerHandle): the slots that asyncio's Python
 //! code reads (`_callback`, `_args`...) are found by the offsets of their member descriptors and
 //! written directly. So a handle is an instance of asyncio's class, `repr`, `cancelled`,
@@ -10,10 +13,14 @@
 //! `_context` is empty meanwhile, and filled when somebody looks.
 
 use super::free_list;
+use super::handle_layout::{self, Classes, Layout};
 use super::nesting::in_turn;
+use super::run_method;
+use super::slots::slot;
+use super::stock_handle;
 use super::template;
 use crate::ffi::objects::{self, Message, Text};
-use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError, PyTypeError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,21 +28,6 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyType};
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// Where the slots of asyncio's classes lie in an instance, bytes from its start.
-pub(super) struct Layout {
-    pub(super) callback: isize,
-    pub(super) args: isize,
-    pub(super) context: isize,
-    pub(super) event_loop: isize,
-    pub(super) cancelled: isize,
-    pub(super) repr: isize,
-    pub(super) source_traceback: isize,
-    pub(super) when: isize,
-    pub(super) scheduled: isize,
-    /// Where the list of weak references starts; before the object from 3.12 on.
-    pub(super) weak: isize,
-}
 
 /// The types and their layout.
 pub(super) struct Types {
@@ -80,49 +72,53 @@ impl Types {
     }
 }
 
-/// Makes the types; the module calls it when it is imported.
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<(&Py<PyType>, &Py<PyType>)> {
+/// Makes the types and returns Handle and TimerHandle: asyncio's own if these are not laid out as
+/// known. The module calls it when it is imported.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<[Bound<'_, PyType>; 2]> {
+    if let Some(types) = TYPES.get(py) {
+        return Ok([types.handle.bind(py).clone(), types.timer.bind(py).clone()]);
+    }
+    let classes = Classes::import(py)?;
+    let Some(layout) = handle_layout::find(&classes)? else {
+        let exported = [classes.handle.clone(), classes.timer.clone()];
+        stock_handle::prepare(classes)?;
+        return Ok(exported);
+    };
     let types = TYPES.get_or_try_init(py, || {
-        let events = py.import(Text("asyncio.events"))?;
-        let (handle, timer) =
-            (events.getattr(Text("Handle"))?, events.getattr(Text("TimerHandle"))?);
-        let at = |class: &Bound<'_, PyAny>, name| offset(&class.getattr(name)?);
+        let Classes { handle, timer, thread_safe } = &classes;
         PyResult::Ok(Types {
-            layout: Layout {
-                callback: at(&handle, "_callback")?,
-                args: at(&handle, "_args")?,
-                context: at(&handle, "_context")?,
-                event_loop: at(&handle, "_loop")?,
-                cancelled: at(&handle, "_cancelled")?,
-                repr: at(&handle, "_repr")?,
-                source_traceback: at(&handle, "_source_traceback")?,
-                when: at(&timer, "_when")?,
-                scheduled: at(&timer, "_scheduled")?,
-                weak: handle.getattr(Text("__weakrefoffset__"))?.extract()?,
-            },
-            handle: make(&handle, c"oxloop._oxloop.Handle", &METHODS)?,
-            timer: make(&timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
-            thread_safe: events
-                .getattr_opt(Text("_ThreadSafeHandle"))?
-                .map(|base| make_thread_safe(&base, &handle))
-                .transpose()?,
+            layout,
+            handle: make(handle, c"oxloop._oxloop.Handle", &METHODS)?,
+            timer: make(timer, c"oxloop._oxloop.TimerHandle", &METHODS)?,
+            thread_safe: thread_safe.as_ref().map(make_thread_safe).transpose()?,
         })
     })?;
-    Ok((&types.handle, &types.timer))
+    Ok([types.handle.bind(py).clone(), types.timer.bind(py).clone()])
 }
 
-/// The offset of a `__slots__` member.
-fn offset(descriptor: &Bound<'_, PyAny>) -> PyResult<isize> {
-    // SAFETY: attached; the exact type is checked, so the object is a PyMemberDescrObject, whose
-    // member definition lives as long as its class.
-    unsafe {
-        if ffi::Py_TYPE(descriptor.as_ptr()) != &raw mut ffi::PyMemberDescr_Type {
-            return Err(PyTypeError::new_err(Message("asyncio.Handle has no slots")));
-        }
-        let member = (*descriptor.as_ptr().cast::<ffi::PyMemberDescrObject>()).d_member;
-        // PyO3 has another type for it on 3.10.
-        Ok((*member.cast::<ffi::PyMemberDef>()).offset)
+/// Whether handles are run by their method `_run`, as somebody has replaced it: what the selector
+/// found is then shown to the program as handles.
+#[inline]
+pub(crate) fn are_run_by_method(py: Python<'_>) -> bool {
+    match TYPES.get(py) {
+        Some(types) => run_method::is_replaced(types.handle.bind(py), Kind::Plain),
+        None => stock_handle::class(py, Kind::Plain)
+            .map_or(true, |class| run_method::is_replaced(class, Kind::Plain)),
     }
+}
+
+/// Whether cancelling a timer's handle leaves it in the loop's timers; asyncio's own handle asks.
+pub(crate) fn is_cancelled_timer(handle: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match TYPES.get(handle.py()) {
+        Some(_) => handle.getattr(Text("_scheduled"))?.is_truthy(),
+        None => Ok(stock_handle::cancel_timer(handle)),
+    }
+}
+
+/// Whether handles are of our types.
+#[inline]
+pub(crate) fn are_native(py: Python<'_>) -> bool {
+    TYPES.get(py).is_some()
 }
 
 unsafe extern "C" {
@@ -189,7 +185,7 @@ static ATTRIBUTES: Attributes = Attributes([
 
 /// A subclass of `base` with room for one more reference, the template.
 fn make<const N: usize>(
-    base: &Bound<'_, PyAny>,
+    base: &Bound<'_, PyType>,
     name: &'static CStr,
     methods: &'static Methods<N>,
 ) -> PyResult<Py<PyType>> {
@@ -225,12 +221,16 @@ fn make<const N: usize>(
 }
 
 /// asyncio's has a lock for each handle, which its `_run` takes. Here the loop knows what it runs
-/// (`guard.rs`): the slot stays empty and hidden, and who calls `_run` gets a plain handle's.
-fn make_thread_safe(base: &Bound<'_, PyAny>, plain: &Bound<'_, PyAny>) -> PyResult<Py<PyType>> {
+/// (`guard.rs`): the slot stays empty and hidden behind a lock that locks nothing.
+fn make_thread_safe(base: &Bound<'_, PyType>) -> PyResult<Py<PyType>> {
+    let py = base.py();
     // `repr` shows the name, so it is asyncio's.
     let class = make(base, c"oxloop._oxloop._ThreadSafeHandle", &THREAD_SAFE_METHODS)?;
-    class.setattr(base.py(), "_run", plain.getattr(Text("_run"))?)?;
-    class.setattr(base.py(), "_lock", base.py().None())?;
+    class.setattr(
+        py,
+        "_lock",
+        py.import(Text("contextlib"))?.getattr(Text("nullcontext"))?.call0()?,
+    )?;
     Ok(class)
 }
 
@@ -308,14 +308,6 @@ unsafe extern "C" fn set_context(
 #[inline]
 pub(super) fn types(py: Python<'_>) -> PyResult<&Types> {
     TYPES.get(py).ok_or_else(|| PyRuntimeError::new_err(Message("oxloop is not initialised")))
-}
-
-/// # Safety
-/// `at` is the offset of a slot in `object`.
-#[inline]
-pub(super) unsafe fn slot(object: *mut ffi::PyObject, at: isize) -> *mut *mut ffi::PyObject {
-    // SAFETY: as the caller says.
-    unsafe { object.byte_offset(at).cast() }
 }
 
 /// Where a handle's template stands: in the last word.

@@ -22,12 +22,30 @@ use pyo3::prelude::*;
 use std::cell::UnsafeCell;
 use std::ptr::{NonNull, null_mut};
 
+/// The name of the environment variable that asks for a copy for each handle ("copy").
+const SWITCH: &str = "OXLOOP_CONTEXTS";
+
 /// The context of a new handle.
 pub(crate) enum Captured {
     /// The handle's alone.
     Own(Py<PyAny>),
     /// Shared with others: a counted reference, which goes to [`release`].
     Template(NonNull<ffi::PyObject>),
+}
+
+impl Captured {
+    /// The context of one handle alone.
+    pub(super) fn into_own(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Captured::Own(context) => Ok(context),
+            // SAFETY: attached; the reference is ours.
+            Captured::Template(template) => unsafe {
+                let context = ffi::PyContext_Copy(template.as_ptr());
+                release(template.as_ptr());
+                Bound::from_owned_ptr_or_err(py, context).map(Bound::unbind)
+            },
+        }
+    }
 }
 
 /// A context to run in, and the template it is a copy of.
@@ -90,7 +108,7 @@ unsafe fn word(structure: *mut ffi::PyObject, index: usize) -> *mut ffi::PyObjec
 
 /// Finds out where things stand; the module calls it when it is imported.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    if cfg!(Py_GIL_DISABLED) {
+    if cfg!(Py_GIL_DISABLED) || std::env::var_os(SWITCH).is_some_and(|value| value == "copy") {
         return Ok(());
     }
     let places = find_places(py)?;

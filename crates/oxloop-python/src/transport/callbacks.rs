@@ -13,7 +13,7 @@ use crate::ffi::bytes::{fill_object, filled};
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{self, Int, Message, Text, interned};
 use crate::ffi::{calls, context};
-use crate::handle::timed_io;
+use crate::shown::{self, Face};
 use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, Recv, StreamHandler};
@@ -135,6 +135,17 @@ pub(super) trait Caller {
         kind: Kind,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<Option<R>> {
+        self.inside_apart(cx, kind, f)?.transpose()
+    }
+
+    /// The same, with the errors of `f` apart from what leaves the loop in any case.
+    #[inline]
+    fn inside_apart<'py, R>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        kind: Kind,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<Option<PyResult<R>>> {
         let py = cx.py();
         let (protocol, context) = {
             let parts = self.parts().lock();
@@ -147,18 +158,15 @@ pub(super) trait Caller {
             (clone(&parts.protocol), clone(context))
         };
         let Some(protocol) = protocol else { return Ok(None) };
-        let call = || f(&protocol).map(Some);
-        let call = || match context {
-            Some(context) => context::run(&context, call),
-            None => call(),
-        };
-        if cx.get().is_debug() {
-            if let Ok(callback) = kind.callback(&protocol) {
+        let face = || match kind.callback(&protocol) {
+            Ok(callback) => {
                 let source = self.object(py).getattr_opt(SOURCE_TRACEBACK)?;
-                return timed_io(cx, &callback, source, call);
+                Ok(Some(Face { callback, source }))
             }
-        }
-        call()
+            // It fails when it is called.
+            Err(_) => Ok(None),
+        };
+        shown::event(cx, context.as_ref(), face, || f(&protocol))
     }
 
     /// A flow control callback: what it raises is told, and the connection goes on.
@@ -296,8 +304,8 @@ impl StreamHandler<PyFace> for StreamRef {
         let py = cx.py();
         let transport = self.0.bind(py);
         let none = py.None().into_bound(py);
-        let lost = self.inside(cx, Kind::Lost, |_| transport.get().lose(transport, &none));
-        match lost.map(drop) {
+        let lost = self.inside_apart(cx, Kind::Lost, |_| transport.get().lose(transport, &none))?;
+        match lost.unwrap_or(Ok(())) {
             Err(error) if !leaves_loop(py, &error) => {
                 let context = objects::dict(py)?;
                 context.set_item(

@@ -8,7 +8,7 @@ use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::objects::{self, Int, interned};
 use crate::ffi::{calls, context};
-use crate::handle::{report_io, timed_io};
+use crate::shown::{self, Face, report_event};
 use oxloop::engine::{DatagramHandler, Failure, SentOther};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -183,52 +183,61 @@ impl DatagramRef {
         // Reading it may let go of the protocol: the report needs it.
         let protocol = self.0.get().get_protocol_object(py);
         let context = self.context(py, side);
-        match self.inside(cx, context.as_ref(), name, f) {
-            Err(error) if !leaves_loop(py, &error) => {
+        match self.inside_apart(cx, context.as_ref(), name, f)? {
+            Some(Err(error)) if !leaves_loop(py, &error) => {
                 let transport = self.0.bind(py);
                 let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
                 let callback = callback.unwrap_or_else(|| transport.clone().into_any());
                 let source = transport.getattr_opt(SOURCE_TRACEBACK)?;
-                report_io(cx, &callback, context, source, error)
+                report_event(cx, context.as_ref(), Face { callback, source }, error)
             }
-            result => result,
+            result => result.unwrap_or(Ok(())),
         }
     }
 
     #[inline]
-    fn context(&self, py: Python<'_>, side: Side) -> Option<Py<PyAny>> {
+    fn context<'py>(&self, py: Python<'py>, side: Side) -> Option<Bound<'py, PyAny>> {
         let parts = self.0.get().parts.lock();
         let context = match side {
             Side::Read => &parts.read_context,
             Side::Write => &parts.write_context,
         };
-        context.as_ref().map(|context| context.clone_ref(py))
+        context.as_ref().map(|context| context.bind(py).clone())
     }
 
     #[inline]
     fn inside<'py>(
         &self,
         cx: &Bound<'py, BaseLoop>,
-        context: Option<&Py<PyAny>>,
+        context: Option<&Bound<'py, PyAny>>,
         name: &Bound<'py, PyString>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
     ) -> PyResult<()> {
+        self.inside_apart(cx, context, name, f)?.unwrap_or(Ok(()))
+    }
+
+    /// The same, with the errors of `f` apart from what leaves the loop in any case.
+    #[inline]
+    fn inside_apart<'py>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        context: Option<&Bound<'py, PyAny>>,
+        name: &Bound<'py, PyString>,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<Option<PyResult<()>>> {
         let py = cx.py();
         let this = self.0.get();
         let protocol = this.parts.lock().protocol.as_ref().map(|object| object.bind(py).clone());
-        let Some(protocol) = protocol else { return Ok(()) };
-        let call = || f(&protocol);
-        let call = || match context {
-            Some(context) => context::run(context.bind(py), call),
-            None => call(),
-        };
-        if cx.get().is_debug() {
-            if let Ok(callback) = protocol.getattr(name) {
+        let Some(protocol) = protocol else { return Ok(None) };
+        let face = || match protocol.getattr(name) {
+            Ok(callback) => {
                 let source = self.0.bind(py).getattr_opt(SOURCE_TRACEBACK)?;
-                return timed_io(cx, &callback, source, call);
+                Ok(Some(Face { callback, source }))
             }
-        }
-        call()
+            // It fails when it is called.
+            Err(_) => Ok(None),
+        };
+        shown::event(cx, context, face, || f(&protocol))
     }
 
     /// A flow control callback: what it raises is told, and the endpoint goes on.

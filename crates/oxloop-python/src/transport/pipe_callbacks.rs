@@ -65,7 +65,7 @@ impl StreamHandler<PyFace> for PipeRef {
     /// Queues `eof_received()` and then `connection_lost(None)`; the answer to the first does not
     /// matter.
     fn eof_received(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<Option<bool>> {
-        let ended = self.inside(cx, Kind::Eof, |protocol| {
+        let ended = self.inside_apart(cx, Kind::Eof, |protocol| {
             self.log_closed(cx)?;
             let py = protocol.py();
             let queued =
@@ -74,8 +74,8 @@ impl StreamHandler<PyFace> for PipeRef {
                 });
             self.pipe().engine().close_stream(cx, self.pipe().token)?;
             queued
-        });
-        self.contained(cx, "eof_received", ended.map(drop)).map(|()| None)
+        })?;
+        self.contained(cx, "eof_received", ended).map(|()| None)
     }
 
     fn hung_up(&self, cx: &Bound<'_, BaseLoop>, unsent: bool) -> PyResult<()> {
@@ -130,7 +130,7 @@ impl StreamHandler<PyFace> for PipeRef {
     fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         let py = cx.py();
         let lost =
-            self.inside(cx, Kind::Lost, |_| self.lose(py, &py.None().into_bound(py))).map(drop);
+            self.inside_apart(cx, Kind::Lost, |_| self.lose(py, &py.None().into_bound(py)))?;
         self.contained(cx, "connection_lost", lost)
     }
 }
@@ -145,11 +145,11 @@ impl PipeRef {
 
     /// `data_received(data)`. What it raises is told, and reading goes on.
     fn deliver(&self, cx: &Bound<'_, BaseLoop>, data: Bound<'_, PyBytes>) -> PyResult<()> {
-        let called = self.inside(cx, Kind::Read, |protocol| {
+        let called = self.inside_apart(cx, Kind::Read, |protocol| {
             let name = interned!(protocol.py(), "data_received")?;
-            calls::method(protocol, name, [data.as_any()])
-        });
-        self.contained(cx, "data_received", called.map(drop))
+            calls::method(protocol, name, [data.as_any()]).map(drop)
+        })?;
+        self.contained(cx, "data_received", called)
     }
 
     /// An exception of a callback goes to the exception handler, unless it leaves the loop.
@@ -157,9 +157,9 @@ impl PipeRef {
         &self,
         cx: &Bound<'_, BaseLoop>,
         callback: &str,
-        result: PyResult<()>,
+        result: Option<PyResult<()>>,
     ) -> PyResult<()> {
-        match result {
+        match result.unwrap_or(Ok(())) {
             Err(error) if !leaves_loop(cx.py(), &error) => {
                 self.report(cx, error, &format!("Exception in callback protocol.{callback}()"))
             }
