@@ -27,6 +27,7 @@ mod _oxloop {
     /// Everything is added here and nothing is exported by attributes: those come before any check.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        ffi::interpreter::check_main(module.py())?;
         ffi::slots::check_builtins(module.py())?;
         ffi::run_method::prepare(module.py())?;
         ffi::base_types::prepare(module.py())?;
