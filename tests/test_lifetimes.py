@@ -667,3 +667,38 @@ def test_loops_within_callbacks_of_loops(loop_factory: LoopFactory):
     outer.call_soon(callback)
     turns(outer)
     outer.close()
+
+
+def test_a_loop_is_made_while_the_collector_is_busy(loop_spec):
+    """It is never seen half-made, and leaves the collector on or off, also if it fails."""
+    outcome = run_script(
+        """
+        import gc, resource
+
+        class Own(type(new_event_loop())):
+            pass
+
+        def make(expected):
+            for _ in range(20):
+                loop = Own()
+                assert gc.isenabled() == expected
+                assert gc.is_tracked(loop)
+                loop.close()
+
+        gc.set_threshold(1)
+        make(True)
+        gc.disable()
+        make(False)
+        gc.enable()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            Own()
+        except OSError as error:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            say(type(error).__name__, gc.isenabled())
+        """,
+        loop_spec,
+    )
+    assert outcome.output == "OSError True\n"
+    assert outcome.code == 0

@@ -34,6 +34,7 @@ mod _oxloop {
         ffi::template::prepare(module.py())?;
         imports::imports(module.py())?;
         module.add_class::<BaseLoop>()?;
+        ffi::creation::hide(&module.py().get_type::<BaseLoop>())?;
         ffi::methods::install(&module.py().get_type::<BaseLoop>())?;
         module.add_class::<transport::stream::StreamTransport>()?;
         module.add_class::<transport::pipe::ReadPipeTransport>()?;

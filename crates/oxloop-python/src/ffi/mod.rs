@@ -7,6 +7,7 @@ pub(crate) mod base_types;
 pub(crate) mod bytes;
 pub(crate) mod calls;
 pub(crate) mod context;
+pub(crate) mod creation;
 mod free_list;
 pub(crate) mod handle;
 mod handle_layout;
