@@ -44,7 +44,11 @@ pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
             getframe: get("sys", "_getframe")?,
             strerror: get("os", "strerror")?,
             socket: get("socket", "socket")?,
-            socket_init: py.import("_socket")?.getattr("socket")?.getattr("__init__")?.unbind(),
+            socket_init: py
+                .import(Text("_socket"))?
+                .getattr(Text("socket"))?
+                .getattr(Text("__init__"))?
+                .unbind(),
             warn: get("warnings", "warn")?,
             logger: get("asyncio.log", "logger")?,
             format_handle: get("asyncio.base_events", "_format_handle")?,
