@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import coroutines
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,9 @@ class Loop(_Sections):
     It behaves as asyncio's own loop of the running Python does, and can be subclassed. The methods
     that run for each callback are native (`oxloop._oxloop.BaseLoop`).
     """
+
+    # Seconds; for programs that read asyncio's.
+    _clock_resolution = time.get_clock_info("monotonic").resolution
 
     def __init__(self) -> None:
         super().__init__()

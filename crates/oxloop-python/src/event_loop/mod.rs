@@ -209,6 +209,12 @@ impl BaseLoop {
         self.engine.is_closed()
     }
 
+    /// Whether the present turn is the run's last.
+    #[getter]
+    fn _stopping(&self) -> bool {
+        self.engine.is_stopping()
+    }
+
     #[getter]
     fn _closed(&self) -> bool {
         self.is_closed()

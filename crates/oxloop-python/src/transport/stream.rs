@@ -261,6 +261,11 @@ impl StreamTransport {
     #[pyo3(name = "_start_tls_compatible")]
     const START_TLS_COMPATIBLE: bool = true;
 
+    /// Bytes that asyncio receives at a time.
+    #[classattr]
+    #[pyo3(name = "max_size")]
+    const MAX_SIZE: usize = 256 * 1024;
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         traverse(&self.parts, visit)
@@ -429,6 +434,16 @@ impl StreamTransport {
     #[getter]
     fn _paused(&self) -> bool {
         self.info().reading_paused
+    }
+
+    /// The socket object, made where nobody has asked for it; `None` once it is closed.
+    #[getter]
+    fn _sock<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if slf.get().info().closed {
+            return Ok(None);
+        }
+        let socket = extra_info::get(slf, pyo3::intern!(slf.py(), "socket").as_any(), None)?;
+        socket.getattr(pyo3::intern!(slf.py(), "_sock")).map(Some)
     }
 
     #[getter]

@@ -270,6 +270,11 @@ impl<F: Face> Engine<F> {
         self.state.lock().timers.note_cancelled();
     }
 
+    /// Whether [`stop`](Self::stop) was called, and the turn is not over yet.
+    pub fn is_stopping(&self) -> bool {
+        self.state.lock().stopping
+    }
+
     /// Ends the run with the turn that is going on; from any thread, together with a wake-up.
     pub fn stop(&self, cx: F::Context<'_>) -> Result<(), F::Leave> {
         self.state.lock().stopping = true;
