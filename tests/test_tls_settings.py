@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import sysconfig
 
 import pytest
 
@@ -390,6 +391,10 @@ class TestMemoryBios:
 
     @pytest.mark.skipif(
         getattr(_ssl, "__file__", None) is None, reason="OpenSSL is built into this interpreter"
+    )
+    @pytest.mark.skipif(
+        bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        reason="builds without a global lock have MemoryBIOs always",
     )
     @ROLES
     async def test_not_as_a_rule(self, tls, loop_spec, role):

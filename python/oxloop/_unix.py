@@ -102,12 +102,14 @@ class UnixMixin(ServerMixin):
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
         cleanup_socket: bool = _REMOVES_SOCKETS,
+        mode: int | None = None,
     ) -> Server:
         r"""Listens on `path`, or on `sock`, which is bound already.
 
         A path that starts with "\0" is an abstract name. A socket that was left at the path is
         replaced. From Python 3.13 on closing the server removes its own, unless `cleanup_socket`
-        is false. Returns the `Server`, which accepts connections unless `start_serving` is false.
+        is false. From 3.16 on `mode` sets the permissions of the socket's file before anybody can
+        connect. Returns the `Server`, which accepts connections unless `start_serving` is false.
         OSError when the path cannot be had; ValueError and TypeError for arguments that don't fit
         together, as in asyncio.
         """
@@ -115,6 +117,7 @@ class UnixMixin(ServerMixin):
             (3, 11), "create_unix_server", "ssl_shutdown_timeout", ssl_shutdown_timeout is not None
         )
         check_since((3, 13), "create_unix_server", "cleanup_socket", cleanup_socket)
+        check_since((3, 16), "create_unix_server", "mode", mode is not None)
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         check_tls_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
@@ -123,9 +126,13 @@ class UnixMixin(ServerMixin):
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
             path = os.fspath(path)
-            sock = _bind(path)
+            if mode is not None and _is_abstract(path):
+                raise ValueError("mode is not supported for abstract Unix sockets")
+            sock = _bind(path, mode)
         elif sock is None:
             raise ValueError("path was not specified, and no sock specified")
+        elif mode is not None:
+            raise ValueError("mode and sock can not be specified at the same time")
         else:
             check_unix_socket(sock)
             check_ssl_socket(sock)
@@ -147,12 +154,15 @@ def _is_abstract(path: str | bytes) -> bool:
     return path[0] in (0, "\0")
 
 
-def _bind(path: str | bytes) -> socket.socket:
+def _bind(path: str | bytes, mode: int | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not _is_abstract(path):
             remove_stale(path)
         sock.bind(path)
+        if mode is not None:
+            # Nobody can connect yet: it does not listen.
+            os.chmod(path, mode)
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:

@@ -205,6 +205,23 @@ pub(crate) fn is_bytes_like(data: &Bound<'_, PyAny>) -> bool {
         || data.is_instance_of::<PyMemoryView>()
 }
 
+/// TypeError for a memoryview without dimensions, which has no length to asyncio; ValueError for
+/// one that was released.
+pub(crate) fn check_dimensions(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    if !data.is_instance_of::<PyMemoryView>() {
+        return Ok(());
+    }
+    if data.getattr(interned!(data.py(), "ndim")?)?.is_truthy()? {
+        return Ok(());
+    }
+    let message = if cfg!(Py_3_12) {
+        "0-dim memory has no length"
+    } else {
+        "invalid indexing of 0-dim memory"
+    };
+    Err(PyTypeError::new_err(Message(message)))
+}
+
 /// A copy of the contiguous memory of any bytes-like object; BufferError where it is in pieces,
 /// unless there is nothing in it.
 pub(crate) fn bytes_of<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {

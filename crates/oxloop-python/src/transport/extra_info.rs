@@ -3,7 +3,7 @@
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
 use crate::error::{memory_error, warn_unclosed};
-use crate::ffi::bytes::{Piece, bytes_of};
+use crate::ffi::bytes::{Piece, bytes_of, check_dimensions};
 use crate::ffi::calls;
 use crate::ffi::objects::{self, Int, Text, interned};
 use crate::imports::imports;
@@ -62,8 +62,8 @@ pub(super) fn get<'py>(
         Some("sockname") => sock_name(slf),
         Some("socket") => socket(slf),
         _ => {
-            // TypeError for what cannot be the key of a dictionary.
-            name.hash()?;
+            // TypeError, in the running version's words, for what cannot be a dictionary's key.
+            objects::dict(py)?.contains(name)?;
             Ok(default.unwrap_or_else(|| py.None().into_bound(py)))
         }
     }
@@ -214,7 +214,15 @@ fn pieces<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Vec<Piece<'py>>> {
         let item = item?;
         let piece = match item.cast_into_exact::<PyBytes>() {
             Ok(bytes) => bytes,
-            Err(other) => bytes_of(PyMemoryView::from(&other.into_inner())?.as_any())?,
+            Err(other) => {
+                let item = other.into_inner();
+                // From 3.14.8 on asyncio skips these: an empty piece would never be sent.
+                if cfg!(Py_3_14) && !item.is_truthy()? {
+                    continue;
+                }
+                check_dimensions(&item)?;
+                bytes_of(PyMemoryView::from(&item)?.as_any())?
+            }
         };
         pieces.try_reserve(1).map_err(memory_error)?;
         pieces.push(Piece(piece));

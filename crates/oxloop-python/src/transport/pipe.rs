@@ -11,7 +11,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, ReadTransportBase, TransportBase};
-use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
+use crate::ffi::bytes::{BytesData, bytes_of, check_dimensions, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{self, Int, Pair, Text, interned};
@@ -436,6 +436,7 @@ pipe_methods! {
             if !is_bytes_like(data) {
                 return Err(PyAssertionError::new_err(data.repr()?.unbind()));
             }
+            check_dimensions(data)?;
             match bytes_of(data) {
                 Ok(bytes) => engine.write(cx, pipe.token, &BytesData(&bytes))?,
                 Err(error) if error.is_instance_of::<PyMemoryError>(py) => return Err(error),

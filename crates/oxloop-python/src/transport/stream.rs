@@ -13,7 +13,7 @@ use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, TransportBase};
-use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
+use crate::ffi::bytes::{BytesData, bytes_of, check_dimensions, is_bytes_like};
 use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{self, Int, Message, Pair, Text, interned};
@@ -442,8 +442,9 @@ impl StreamTransport {
         if slf.get().info().closed {
             return Ok(None);
         }
-        let socket = extra_info::get(slf, pyo3::intern!(slf.py(), "socket").as_any(), None)?;
-        socket.getattr(pyo3::intern!(slf.py(), "_sock")).map(Some)
+        let py = slf.py();
+        let socket = Self::get_extra_info(slf, interned!(py, "socket")?, None)?;
+        socket.getattr(interned!(py, "_sock")?).map(Some)
     }
 
     #[getter]
@@ -583,6 +584,7 @@ fn copied<'py>(data: &Bound<'py, PyAny>) -> PyResult<PyResult<Bound<'py, PyBytes
         let message = format!("data argument must be {kind}, not {name}");
         return Err(PyTypeError::new_err(Message(message)));
     }
+    check_dimensions(data)?;
     Ok(bytes_of(data))
 }
 
