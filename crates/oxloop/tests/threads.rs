@@ -412,3 +412,115 @@ fn what_is_queued_before_a_run_comes_first() {
     run(&event_loop, turns(&event_loop, 2));
     assert_eq!(log.lines(), ["first", "last", "from inside"]);
 }
+
+/// A loop that is inside of a callback until this is dropped, and the log that callbacks write to.
+fn busy(running: &Running) -> mpsc::Sender<()> {
+    let (begun, started) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    running.0.call_soon(move || {
+        begun.send(()).unwrap();
+        assert!(wait.recv_timeout(HANG).is_err());
+    });
+    started.recv_timeout(HANG).unwrap();
+    go
+}
+
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < HANG);
+        thread::yield_now();
+    }
+}
+
+/// What another thread writes counts from the call on, and its pause is told before anything else
+/// that is queued.
+#[test]
+fn what_a_thread_writes_counts_at_once() {
+    const PIECE: usize = 1000;
+    let running = Running::new();
+    let event_loop = running.0.clone();
+    let mut pair = running.block_on(async move { Pair::open(&event_loop).await });
+    let (transport, log) = (pair.transport.clone(), pair.log.clone());
+    let high = transport.get_write_buffer_limits().high();
+    log.take();
+    let go = busy(&running);
+    for _ in 0..1000 {
+        let log = log.clone();
+        running.0.call_soon(move || log.add("queued before"));
+    }
+    let mut written = 0;
+    while written <= high {
+        assert_eq!(transport.get_write_buffer_size(), written);
+        transport.write(vec![0; PIECE]);
+        transport.writelines([vec![0; PIECE], vec![0; PIECE]]);
+        written += 3 * PIECE;
+    }
+    assert_eq!(log.lines(), [""; 0], "the loop is busy");
+    drop(go);
+    pair.peer.read_exact(&mut vec![0; written]).unwrap();
+    eventually(|| log.has("resume"));
+    let lines = log.take();
+    assert_eq!((lines.len(), lines[0].as_str()), (1002, "pause"));
+    assert_eq!(lines[1001], "resume");
+    assert_eq!(transport.get_write_buffer_size(), 0);
+    // What is on its way keeps the protocol paused, though the buffer is empty.
+    transport.set_write_buffer_limits(Some(10), None).unwrap();
+    let go = busy(&running);
+    transport.write(&[0; 11]);
+    transport.write(&[0; 3]);
+    drop(go);
+    pair.peer.read_exact(&mut [0; 14]).unwrap();
+    eventually(|| log.has("resume"));
+    assert_eq!(log.take(), ["pause", "resume"]);
+    // Nothing is counted of what came too late.
+    transport.abort();
+    let go = busy(&running);
+    transport.write(&[0; 3]);
+    drop(go);
+    eventually(|| transport.get_write_buffer_size() == 0);
+}
+
+/// The same for datagrams, whose headers count.
+#[test]
+fn what_a_thread_sends_counts_at_once() {
+    struct Paused(Log);
+    impl oxloop::DatagramProtocol for Paused {
+        fn datagram_received(
+            &mut self,
+            _: &oxloop::DatagramTransport,
+            _: &[u8],
+            _: &oxloop::Address,
+        ) {
+        }
+        fn pause_writing(&mut self) {
+            self.0.add("pause");
+        }
+        fn resume_writing(&mut self) {
+            self.0.add("resume");
+        }
+    }
+    let (running, log) = (Running::new(), Log::default());
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let (event_loop, told) = (running.0.clone(), log.clone());
+    let (transport, _) = running.block_on(async move {
+        event_loop.create_datagram_endpoint(|| Paused(told), ours).await.unwrap()
+    });
+    transport.set_write_buffer_limits(Some(100), None).unwrap();
+    running.block_on(async {});
+    let go = busy(&running);
+    for count in 0..10 {
+        assert_eq!(transport.get_write_buffer_size(), count * 18);
+        transport.send(&[0; 10]);
+    }
+    drop(go);
+    theirs.set_read_timeout(Some(HANG)).unwrap();
+    for _ in 0..10 {
+        assert_eq!(theirs.recv(&mut [0; 20]).unwrap(), 10);
+    }
+    eventually(|| log.has("resume"));
+    assert_eq!(
+        (log.take(), transport.get_write_buffer_size()),
+        (vec!["pause".into(), "resume".into()], 0)
+    );
+}

@@ -38,6 +38,8 @@ pub(super) struct Endpoint<F: Face> {
     pub(super) registered: Interest,
     pub(super) pending: Interest,
     flow: FlowControl,
+    /// What other threads have sent and is on its way: it counts for flow control.
+    posted: usize,
     kind: EndpointKind,
     /// What the kernel did not take yet.
     queue: DatagramQueue<F::Bytes, Destination<F::Address>>,
@@ -98,6 +100,11 @@ impl<F: Face> Endpoint<F> {
         if self.alone < 2 || self.alone % LOOK == 0 { BATCH } else { 1 }
     }
 
+    /// What flow control looks at.
+    fn unsent_bytes(&self) -> usize {
+        self.queue.size() + self.posted
+    }
+
     /// The face's addresses that queued datagrams go to.
     pub(super) fn addresses(&self) -> impl Iterator<Item = &F::Address> {
         self.queue.iter().filter_map(|datagram| match &datagram.to {
@@ -150,6 +157,7 @@ impl<F: Face> Engine<F> {
             registered: Interest::NONE,
             pending: Interest::NONE,
             flow: FlowControl::default(),
+            posted: 0,
             kind,
             queue: DatagramQueue::new(F::DATAGRAM_HEADER),
             draining: false,
@@ -300,7 +308,7 @@ impl<F: Face> Engine<F> {
             let deferred = endpoint.queue.is_empty();
             endpoint.draining = true;
             endpoint.queue.push(datagram);
-            let pause = endpoint.flow.should_pause(endpoint.queue.size());
+            let pause = endpoint.flow.should_pause(endpoint.unsent_bytes());
             Ok((endpoint.handler.get(), deferred, pause))
         });
         let (handler, deferred, pause) = match queued {
@@ -343,7 +351,7 @@ impl<F: Face> Engine<F> {
             return Ok(());
         }
         let resume = self
-            .with_endpoint(token, |endpoint| endpoint.flow.should_resume(endpoint.queue.size()));
+            .with_endpoint(token, |endpoint| endpoint.flow.should_resume(endpoint.unsent_bytes()));
         if resume == Some(true) {
             handler.resume_writing(cx)?;
         }
@@ -522,10 +530,38 @@ impl<F: Face> Engine<F> {
     ) -> Result<(), F::Leave> {
         let pause = self.with_endpoint(token, |endpoint| {
             endpoint.flow.set_limits(limits);
-            endpoint.flow.should_pause(endpoint.queue.size())
+            endpoint.flow.should_pause(endpoint.unsent_bytes())
         });
         match self.endpoint_handler(token) {
             Some(handler) if pause == Some(true) => handler.pause_writing(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`note_posted`](Self::note_posted) of an endpoint, headers included.
+    pub fn note_posted_datagrams(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        bytes: usize,
+    ) -> Result<(), F::Leave> {
+        let pause = self.with_endpoint(token, |endpoint| {
+            endpoint.posted = bytes;
+            !endpoint.state.is_lost() && endpoint.flow.should_pause(endpoint.unsent_bytes())
+        });
+        match self.endpoint_handler(token) {
+            Some(handler) if pause == Some(true) => handler.pause_writing(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`take_posted`](Self::take_posted) of an endpoint.
+    pub fn take_posted_datagrams(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let resume = self.with_endpoint(token, |endpoint| {
+            !endpoint.state.is_lost() && endpoint.flow.should_resume(endpoint.unsent_bytes())
+        });
+        match self.endpoint_handler(token) {
+            Some(handler) if resume == Some(true) => handler.resume_writing(cx),
             _ => Ok(()),
         }
     }

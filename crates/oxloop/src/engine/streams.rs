@@ -30,6 +30,8 @@ pub(super) struct Stream<F: Face> {
     /// What this peer has been sending at a time, bytes.
     pub(super) read_hint: u32,
     pub(super) flow: FlowControl,
+    /// What other threads have written and is on its way, bytes: it counts for flow control.
+    posted: usize,
     /// Where this turn's writes are gathered, in the state's list.
     pub(super) gather: Option<usize>,
     /// What the kernel did not take yet.
@@ -59,6 +61,11 @@ impl<F: Face> Stream<F> {
     pub(super) fn settle(&mut self) -> Option<F::Stream> {
         let active = self.is_active();
         self.handler.own(active)
+    }
+
+    /// What flow control looks at.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.buffered_bytes() + self.posted
     }
 
     fn wanted(&self) -> Interest {
@@ -167,6 +174,7 @@ impl<F: Face> Engine<F> {
             buffered: false,
             read_hint: 0,
             flow: FlowControl::default(),
+            posted: 0,
             gather: None,
             buffer: None,
         }));
@@ -519,10 +527,39 @@ impl<F: Face> Engine<F> {
         self.flush_stream(cx, token)?;
         let pause = self.with_stream(token, |stream| {
             stream.flow.set_limits(limits);
-            stream.flow.should_pause(stream.buffered_bytes())
+            stream.flow.should_pause(stream.unsent_bytes())
         });
         match self.handler(token) {
             Some(handler) if pause == Some(true) => handler.pause_writing(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says how many bytes of other threads are on their way to the stream, and pauses the protocol
+    /// where they are too many. [`take_posted`](Self::take_posted) follows when some have come.
+    pub fn note_posted(
+        &self,
+        cx: F::Context<'_>,
+        token: Token,
+        bytes: usize,
+    ) -> Result<(), F::Leave> {
+        let pause = self.with_stream(token, |stream| {
+            stream.posted = bytes;
+            !stream.state.is_lost() && stream.flow.should_pause(stream.unsent_bytes())
+        });
+        match self.handler(token) {
+            Some(handler) if pause == Some(true) => handler.pause_writing(cx),
+            _ => Ok(()),
+        }
+    }
+
+    /// What had been posted is written: resumes the protocol where that is due.
+    pub fn take_posted(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
+        let resume = self.with_stream(token, |stream| {
+            !stream.state.is_lost() && stream.flow.should_resume(stream.unsent_bytes())
+        });
+        match self.handler(token) {
+            Some(handler) if resume == Some(true) => handler.resume_writing(cx),
             _ => Ok(()),
         }
     }

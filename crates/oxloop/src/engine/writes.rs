@@ -311,7 +311,7 @@ impl<F: Face> Engine<F> {
             return Ok(Written::Closed);
         }
         stream.make_room();
-        let pause = stream.flow.should_pause(stream.buffered_bytes());
+        let pause = stream.flow.should_pause(stream.unsent_bytes());
         let handler = stream.handler.get();
         let idle = self.update_stream(state, token);
         drop(guard);
@@ -482,7 +482,7 @@ impl<F: Face> Engine<F> {
                 return handler.failed(cx, Failure::Drain, error);
             }
         }
-        let resume = stream.flow.should_resume(stream.buffered_bytes());
+        let resume = stream.flow.should_resume(stream.unsent_bytes());
         drop(guard);
         if resume {
             handler.resume_writing(cx)?;

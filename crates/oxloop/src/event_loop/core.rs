@@ -5,7 +5,7 @@ use super::errors::{ExceptionContext, ExceptionHandler};
 use super::face::{Callback, Cx, RustFace};
 use super::handle::{Handle, TimerHandle};
 use super::owned::{Dropped, Home};
-use crate::engine::{Engine, Released};
+use crate::engine::{Engine, Face, Released};
 use crate::error::{Error, Misuse, Result};
 use crate::executor::Executor;
 use crate::signals::Signals;
@@ -16,6 +16,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+
+/// Other threads that have queued more than this are slowed down, softly: nobody ever waits.
+const FLOOD: usize = 16 * RustFace::POSTS_PER_TURN;
+
+/// Something that the loop does before its next callback.
+type Urgent = Box<dyn FnOnce(Cx<'_>) + Send>;
 
 /// What an [`EventLoop`] is a handle of. Everything else of a loop (transports, tasks, timers)
 /// refers to the [`Core`] alone, so the last handle's drop releases what is still open.
@@ -36,6 +43,9 @@ pub(crate) struct Core {
     closed: AtomicBool,
     /// What other threads asked for and was not done yet.
     posted: AtomicUsize,
+    /// What cannot wait its turn in the queue, and whether there is anything.
+    urgent: Mutex<Vec<Urgent>>,
+    is_urgent: AtomicBool,
     owner: OnceLock<Weak<Owner>>,
     /// What the program's values that the loop owns are marked with.
     pub(crate) home: Home,
@@ -69,6 +79,8 @@ impl Core {
             runner: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             posted: AtomicUsize::new(0),
+            urgent: Mutex::new(Vec::new()),
+            is_urgent: AtomicBool::new(false),
             owner: OnceLock::new(),
             home: Home::new(),
             dropped: Mutex::new(Some(Vec::new())),
@@ -134,6 +146,29 @@ impl Core {
         }
     }
 
+    /// Has something done before the next callback, however many are queued. It is none of the
+    /// program's; a closed loop drops it. There is a callback on its way: nobody is woken.
+    pub(crate) fn before_next(&self, action: impl FnOnce(Cx<'_>) + Send + 'static) {
+        self.urgent.lock().push(Box::new(action));
+        self.is_urgent.store(true, Ordering::Release);
+        if self.is_closed() {
+            self.drop_urgent();
+        }
+    }
+
+    #[inline]
+    pub(super) fn do_urgent(self: &Arc<Core>) {
+        if self.is_urgent.load(Ordering::Relaxed) && self.is_urgent.swap(false, Ordering::AcqRel) {
+            let urgent = std::mem::take(&mut *self.urgent.lock());
+            urgent.into_iter().for_each(|action| action(self.cx()));
+        }
+    }
+
+    fn drop_urgent(&self) {
+        let urgent = std::mem::take(&mut *self.urgent.lock());
+        drop(urgent);
+    }
+
     /// After acting on a loop that nobody ran: someone may run it since, and wait without a
     /// look at what was done.
     pub(crate) fn nudge(&self) {
@@ -162,6 +197,10 @@ impl Core {
         if self.is_closed() && !self.runs_here() {
             // Closed meanwhile: the queue has to be emptied again.
             self.close_engine(drop);
+        }
+        if self.engine.posted() > FLOOD && self.is_running() {
+            // Ahead of the loop: its thread may need the processor.
+            thread::yield_now();
         }
         queued.is_ok()
     }
@@ -262,6 +301,7 @@ impl Core {
             Released::Watcher(callback) => callback.cancel(),
         });
         self.executor.shutdown();
+        self.drop_urgent();
         // What other threads sent meanwhile.
         self.close_engine(drop);
         self.report_dropped();

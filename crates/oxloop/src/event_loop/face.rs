@@ -85,6 +85,7 @@ impl engine::Face for RustFace {
     const POSTS_PER_TURN: usize = 256;
 
     fn run(cx: Cx<'_>, callback: Callback) -> Result<(), Infallible> {
+        cx.core.do_urgent();
         match callback {
             Callback::Call(handle) => handle.run(cx.core),
             Callback::Main(run) => cx.main.into_iter().for_each(|main| main.poll(cx.core, run)),

@@ -16,6 +16,7 @@ use crate::event_loop::{Handle, Promise, TimerHandle};
 use crate::protocol::cell::{AnyProtocol, Erased, Flow, NotReceived, Recv, inside_of_protocol};
 use crate::protocol::slot::{Caller, ProtocolSlot};
 use crate::transport::flow_control::Limits;
+use crate::transport::posted::Posted;
 use crate::transport::{Payload, Transport};
 use ::rustls::Connection;
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub(crate) struct TlsConnection {
     protocol: ProtocolSlot<dyn AnyProtocol>,
     pub(super) held: Mutex<Held>,
     pub(super) timeouts: Timeouts,
+    pub(crate) posted: Posted,
     /// `close()` or `abort()` was called, or the connection is lost.
     closed: AtomicBool,
     /// Somebody moves ciphertext to the transport below: records must not overtake each other.
@@ -80,6 +82,7 @@ impl TlsConnection {
             protocol: ProtocolSlot::new(Some(protocol)),
             held: Mutex::new(Held { waiter, timer: None, file: SendFile::None }),
             timeouts,
+            posted: Posted::new(Direction::Outgoing.default_high()),
             closed: AtomicBool::new(false),
             sending: AtomicBool::new(false),
         })
@@ -229,7 +232,7 @@ impl TlsConnection {
     }
 
     pub(crate) fn write_buffer_size(&self) -> usize {
-        self.wire.lock().outgoing()
+        self.wire.lock().outgoing() + self.posted.bytes()
     }
 
     pub(crate) fn write_buffer_limits(&self) -> Limits {
@@ -237,8 +240,17 @@ impl TlsConnection {
     }
 
     pub(crate) fn set_write_buffer_limits(&self, limits: Limits) {
+        self.posted.set_high(limits.high());
         self.state.lock().set_limits(Direction::Outgoing, limits);
         self.flow_on(|tls, fresh| tls.control_writing(fresh));
+    }
+
+    /// What other threads write is on its way, or has come: pauses or resumes the protocol, once
+    /// that has had its `connection_made`.
+    pub(crate) fn note_posted(&self) {
+        if self.session() == Session::Wrapped {
+            self.flow_on(|tls, fresh| tls.control_writing(fresh));
+        }
     }
 
     /// What rustls says of the session.

@@ -134,7 +134,7 @@ impl TlsLayer for TlsConnection {
     }
 
     fn outgoing(&self, _: Fresh<'_>) -> Result<usize> {
-        Ok(self.wire.lock().outgoing())
+        Ok(self.write_buffer_size())
     }
 
     fn send(&self, _: Fresh<'_>) -> Result<()> {

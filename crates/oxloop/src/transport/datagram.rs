@@ -1,10 +1,11 @@
 //! One datagram endpoint: its transport, and how the engine's events reach the protocol.
 
 use super::Payload;
-use super::flow_control::Limits;
+use super::flow_control::{DEFAULT_HIGH, Limits};
+use super::posted::{Posted, Writer, post};
 use crate::address::{Address, UnixAddress};
 use crate::engine::{
-    DatagramHandler, Descriptor, EndpointKind, Failure, Handler, Sent, SentOther, Token,
+    DatagramHandler, Descriptor, EndpointKind, Face, Failure, Handler, Sent, SentOther, Token,
 };
 use crate::error::Misuse;
 use crate::event_loop::core::Core;
@@ -42,6 +43,7 @@ struct Endpoint {
     peer: Option<Address>,
     local: Option<Address>,
     protocol: ProtocolSlot<dyn AnyDatagramProtocol>,
+    posted: Posted,
     /// The owner of the descriptor, until the endpoint is lost; the engine has it on loan.
     socket: Mutex<Option<Arc<Socket>>>,
 }
@@ -85,8 +87,8 @@ impl DatagramTransport {
             self.send_here(&data, addr.as_ref());
         } else {
             let data = data.into_owned();
-            let transport = self.clone();
-            self.0.core.act(move |_| transport.send_here(&data, addr.as_ref()));
+            let len = data.as_ref().len() + RustFace::DATAGRAM_HEADER;
+            post(self, len, move |transport| transport.send_here(&data, addr.as_ref()));
         }
     }
 
@@ -148,11 +150,12 @@ impl DatagramTransport {
         self.0.core.engine.endpoint_info(self.0.token).is_none_or(|info| info.closing)
     }
 
-    /// How many bytes wait to be sent; each datagram counts 8 more than it has.
+    /// How many bytes wait to be sent, what other threads have sent included; each datagram counts 8
+    /// more than it has.
     ///
     /// Source: *WriteTransport.get_write_buffer_size*, as of Python 3.13.
     pub fn get_write_buffer_size(&self) -> usize {
-        self.0.core.engine.endpoint_buffer_size(self.0.token)
+        self.0.core.engine.endpoint_buffer_size(self.0.token) + self.0.posted.bytes()
     }
 
     /// The low- and the high-water mark, bytes.
@@ -175,8 +178,10 @@ impl DatagramTransport {
         high: Option<usize>,
         low: Option<usize>,
     ) -> Result<(), Misuse> {
-        let (limits, token) = (Limits::new(high, low)?, self.0.token);
+        let (limits, transport) = (Limits::new(high, low)?, self.clone());
         self.0.core.act(move |cx| {
+            transport.0.posted.set_high(limits.high());
+            let token = transport.0.token;
             let Ok(()) = cx.core.engine.set_endpoint_buffer_limits(cx, token, limits);
         });
         Ok(())
@@ -260,7 +265,8 @@ impl DatagramTransport {
         let protocol = ProtocolSlot::new(Some(protocol));
         let socket = Mutex::new(Some(Arc::new(socket)));
         let core = cx.core.clone();
-        let endpoint = Endpoint { core, token, remote, peer, local, protocol, socket };
+        let posted = Posted::new(DEFAULT_HIGH);
+        let endpoint = Endpoint { core, token, remote, peer, local, protocol, posted, socket };
         let transport = DatagramTransport(Arc::new(endpoint));
         engine.set_endpoint_handler(token, DatagramCell(transport.clone()));
         if cx.core.is_closed() {
@@ -305,6 +311,25 @@ impl DatagramTransport {
         drop(self.0.protocol.take());
         let socket = self.0.socket.lock().take();
         drop(socket);
+    }
+}
+
+impl Writer for DatagramTransport {
+    fn loop_core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    fn posted(&self) -> &Posted {
+        &self.0.posted
+    }
+
+    fn press(&self, cx: Cx<'_>) {
+        let bytes = self.0.posted.bytes();
+        let Ok(()) = cx.core.engine.note_posted_datagrams(cx, self.0.token, bytes);
+    }
+
+    fn relieve(&self, cx: Cx<'_>) {
+        let Ok(()) = cx.core.engine.take_posted_datagrams(cx, self.0.token);
     }
 }
 
@@ -422,7 +447,7 @@ impl fmt::Debug for DatagramTransport {
         };
         let closing = if info.closing { " closing" } else { "" };
         let poll = |polls| if polls { "polling" } else { "idle" };
-        let size = engine.endpoint_buffer_size(self.0.token);
+        let size = self.get_write_buffer_size();
         write!(f, "<DatagramTransport{closing} fd={}", info.descriptor)?;
         write!(f, " read={}", poll(info.polls_read))?;
         write!(f, " write=<{}, bufsize={size}>", poll(info.polls_write))?;

@@ -7,6 +7,7 @@
 //! | `subprocess.rs` | one child process, likewise |
 //! | `sendfile.rs` | files, sent by the kernel where it can |
 //! | `payload.rs` | what can be written |
+//! | `posted.rs` | what other threads have written |
 //! | `flow_control.rs` | watermarks: when to pause and to resume (pure) |
 //! | `write_buffer.rs` | bytes waiting to be sent (pure) |
 //! | `datagram_queue.rs` | datagrams waiting to be sent (pure) |
@@ -22,6 +23,7 @@ pub mod flow_control;
 #[allow(unreachable_pub, reason = "`pub` is what a part shows to the engine")]
 pub(crate) mod gather;
 mod payload;
+pub(crate) mod posted;
 mod sendfile;
 pub(crate) mod stream;
 pub(crate) mod subprocess;
@@ -40,6 +42,7 @@ use crate::protocol::{Protocol, ProtocolHandle};
 #[cfg(feature = "rustls")]
 use crate::tls::{Direction, TlsConnection};
 use flow_control::Limits;
+use posted::post;
 use socket2::Socket;
 use std::fmt;
 use std::net::SocketAddr;
@@ -127,8 +130,7 @@ impl Transport {
             self.write_here(&data);
         } else {
             let data = data.into_owned();
-            let transport = self.clone();
-            self.0.core.act(move |_| transport.write_here(&data));
+            post(self, data.as_ref().len(), move |transport| transport.write_here(&data));
         }
     }
 
@@ -146,8 +148,8 @@ impl Transport {
             self.writelines_here(&lines);
         } else {
             let lines: Vec<Payload<'static>> = lines.into_iter().map(Payload::into_owned).collect();
-            let transport = self.clone();
-            self.0.core.act(move |_| transport.writelines_here(&lines));
+            let len = lines.iter().map(|line| line.as_ref().len()).sum();
+            post(self, len, move |transport| transport.writelines_here(&lines));
         }
     }
 
@@ -246,13 +248,14 @@ impl Transport {
         self.0.core.engine.stream_info(self.0.token).is_some_and(|info| info.reading)
     }
 
-    /// How many bytes wait to be sent; over TLS to be encrypted, or taken by the transport below.
+    /// How many bytes wait to be sent, what other threads have written included; over TLS to be
+    /// encrypted, or taken by the transport below.
     ///
     /// Source: *WriteTransport.get_write_buffer_size*.
     pub fn get_write_buffer_size(&self) -> usize {
         over_tls!(self, tls => tls.write_buffer_size());
         self.flush();
-        self.0.core.engine.write_buffer_size(self.0.token)
+        self.0.core.engine.write_buffer_size(self.0.token) + self.0.posted.bytes()
     }
 
     /// The low- and the high-water mark, bytes.
@@ -293,6 +296,7 @@ impl Transport {
         let (limits, transport) = (Limits::new(high, low)?, self.clone());
         self.0.core.act(move |cx| {
             over_tls!(transport, tls => tls.set_write_buffer_limits(limits));
+            transport.0.posted.set_high(limits.high());
             let Ok(()) = cx.core.engine.set_write_buffer_limits(cx, transport.0.token, limits);
         });
         Ok(())
@@ -402,7 +406,8 @@ impl fmt::Debug for Transport {
         let Some(info) = engine.stream_info(self.0.token).filter(|info| !info.closed) else {
             return f.write_str("<Transport closed>");
         };
-        let (closing, size) = (info.closing, engine.write_buffer_size(self.0.token));
+        let (closing, size) =
+            (info.closing, engine.write_buffer_size(self.0.token) + self.0.posted.bytes());
         #[cfg(feature = "rustls")]
         let (closing, size) = match self.tls() {
             Some(tls) => {

@@ -1,6 +1,8 @@
 //! One connection: what a [`Transport`] is a handle of, and how the engine's events reach the
 //! protocol.
 
+use super::flow_control::DEFAULT_HIGH;
+use super::posted::{Posted, Writer};
 use super::{Payload, Transport, over_tls};
 use crate::address::Address;
 use crate::engine::{
@@ -31,6 +33,7 @@ pub(crate) struct Connection {
     pub(super) peer: Option<Address>,
     pub(super) local: Option<Address>,
     protocol: ProtocolSlot<dyn AnyProtocol>,
+    pub(super) posted: Posted,
     pub(super) held: Mutex<Held>,
 }
 
@@ -112,7 +115,8 @@ impl Connection {
     ) {
         let (engine, core) = (&cx.core.engine, cx.core.clone());
         let (held, slot) = (Mutex::new(held), ProtocolSlot::new(None));
-        let connection = Connection { core, token, peer, local, protocol: slot, held };
+        let posted = Posted::new(DEFAULT_HIGH);
+        let connection = Connection { core, token, peer, local, protocol: slot, posted, held };
         let transport = Transport::plain(Arc::new(connection));
         let protocol = protocol(&transport);
         engine.set_buffered(token, protocol.is_buffered());
@@ -255,6 +259,27 @@ impl Transport {
             protocol.abandoned();
         }
         self.release();
+    }
+}
+
+impl Writer for Transport {
+    fn loop_core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    fn posted(&self) -> &Posted {
+        over_tls!(self, tls => &tls.posted);
+        &self.0.posted
+    }
+
+    fn press(&self, cx: Cx<'_>) {
+        over_tls!(self, tls => tls.note_posted());
+        let Ok(()) = cx.core.engine.note_posted(cx, self.0.token, self.0.posted.bytes());
+    }
+
+    fn relieve(&self, cx: Cx<'_>) {
+        over_tls!(self, tls => tls.note_posted());
+        let Ok(()) = cx.core.engine.take_posted(cx, self.0.token);
     }
 }
 
