@@ -17,7 +17,7 @@ impl Protocol for MyProtocol {
         transport.close();
     }
 
-    fn connection_lost(&mut self, _error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, _error: Option<Error>) {
         // The socket has been closed.
         self.on_con_lost.set_result(());
     }

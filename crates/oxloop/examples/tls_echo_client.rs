@@ -22,7 +22,7 @@ impl Protocol for EchoClientProtocol {
         println!("Data received: {:?}", String::from_utf8_lossy(data));
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         println!("The server closed the connection");
         self.on_con_lost.set_result(error);
     }

@@ -26,7 +26,7 @@ impl Protocol for EchoServerProtocol {
         transport.close();
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         if let Some(error) = error {
             println!("Lost: {error}");
         }

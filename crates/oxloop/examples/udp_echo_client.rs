@@ -22,11 +22,11 @@ impl DatagramProtocol for EchoClientProtocol {
         transport.close();
     }
 
-    fn error_received(&mut self, error: std::io::Error) {
+    fn error_received(&mut self, _: &DatagramTransport, error: std::io::Error) {
         println!("Error received: {error}");
     }
 
-    fn connection_lost(&mut self, _error: Option<Error>) {
+    fn connection_lost(&mut self, _: &DatagramTransport, _error: Option<Error>) {
         println!("Connection closed");
         self.on_con_lost.set_result(());
     }

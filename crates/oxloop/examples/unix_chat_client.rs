@@ -12,7 +12,7 @@ impl Protocol for ChatClientProtocol {
         print!("{}", String::from_utf8_lossy(data));
     }
 
-    fn connection_lost(&mut self, _error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, _error: Option<Error>) {
         println!("The chat is over");
         self.on_con_lost.set_result(());
     }

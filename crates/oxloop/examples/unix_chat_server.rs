@@ -28,12 +28,12 @@ impl Protocol for ChatServerProtocol {
         }
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         // A member that does not read has to leave, or what it missed would pile up.
         self.transport.iter().for_each(Transport::abort);
     }
 
-    fn connection_lost(&mut self, _error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, _error: Option<Error>) {
         self.members.lock().retain(|member| Some(member) != self.transport.as_ref());
     }
 }

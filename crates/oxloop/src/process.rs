@@ -201,7 +201,7 @@ impl EventLoop {
     ///         self.answer.extend_from_slice(data);
     ///     }
     ///
-    ///     fn connection_lost(&mut self, _: Option<Error>) {
+    ///     fn connection_lost(&mut self, _: &SubprocessTransport, _: Option<Error>) {
     ///         self.finished.set_result(std::mem::take(&mut self.answer));
     ///     }
     /// }

@@ -60,15 +60,15 @@ impl BufferedProtocol for Reader {
         self.keep_open
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         self.log.add("pause");
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &Transport) {
         self.log.add("resume");
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.log.add("lost");
         self.error = error;
     }

@@ -43,20 +43,20 @@ impl DatagramProtocol for Recorder {
         }
     }
 
-    fn error_received(&mut self, error: io::Error) {
+    fn error_received(&mut self, _: &DatagramTransport, error: io::Error) {
         self.log.add("error");
         self.errors.push(error.raw_os_error());
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &DatagramTransport) {
         self.log.add("pause");
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &DatagramTransport) {
         self.log.add("resume");
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &DatagramTransport, error: Option<Error>) {
         assert!(error.is_none());
         self.log.add("lost");
     }

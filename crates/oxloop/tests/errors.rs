@@ -56,7 +56,7 @@ impl Protocol for Panics {
         true
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.here("connection_lost");
         assert!(error.is_none(), "after {error:?}");
     }

@@ -229,13 +229,13 @@ impl Protocol for Nosy {
         self.0.use_all(Some(transport));
         true
     }
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         self.0.use_all(self.1.as_ref());
     }
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &Transport) {
         self.0.use_all(self.1.as_ref());
     }
-    fn connection_lost(&mut self, _: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, _: Option<Error>) {
         self.0.use_all(self.1.as_ref());
     }
 }

@@ -349,7 +349,7 @@ impl SubprocessProtocol for Panicking {
         panic!("exited");
     }
 
-    fn connection_lost(&mut self, _: Option<Error>) {
+    fn connection_lost(&mut self, _: &SubprocessTransport, _: Option<Error>) {
         panic!("lost");
     }
 }

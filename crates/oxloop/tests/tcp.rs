@@ -404,7 +404,7 @@ fn set_protocol_in_mid_stream() {
             second.with(|second| second.data = self.1.clone()).unwrap();
             self.0.add("first is done");
         }
-        fn connection_lost(&mut self, _: Option<Error>) {
+        fn connection_lost(&mut self, _: &Transport, _: Option<Error>) {
             self.0.add("first lost");
         }
     }

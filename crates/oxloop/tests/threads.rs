@@ -7,7 +7,7 @@ mod util;
 use oxloop::{EventLoop, Handle, ProtocolHandle, Server, Task, TimerHandle, Transport};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -493,10 +493,10 @@ fn what_a_thread_sends_counts_at_once() {
             _: &oxloop::Address,
         ) {
         }
-        fn pause_writing(&mut self) {
+        fn pause_writing(&mut self, _: &oxloop::DatagramTransport) {
             self.0.add("pause");
         }
-        fn resume_writing(&mut self) {
+        fn resume_writing(&mut self, _: &oxloop::DatagramTransport) {
             self.0.add("resume");
         }
     }
@@ -523,4 +523,36 @@ fn what_a_thread_sends_counts_at_once() {
         (log.take(), transport.get_write_buffer_size()),
         (vec!["pause".into(), "resume".into()], 0)
     );
+}
+
+/// While nobody runs the loop, two threads that are inside of a protocol each may write on the
+/// other's transport: the pause is left to the thread that is inside.
+#[test]
+fn two_threads_write_from_inside_of_protocols() {
+    let event_loop = new_loop();
+    for _ in 0..50 {
+        let pairs: [Pair; 2] = [(), ()].map(|()| run(&event_loop, Pair::open(&event_loop)));
+        let both_inside = Arc::new(Barrier::new(2));
+        let (done, finished) = mpsc::channel();
+        for (own, other) in [(0, 1), (1, 0)] {
+            let (protocol, transport) =
+                (pairs[own].protocol.clone(), pairs[other].transport.clone());
+            let (both_inside, done) = (both_inside.clone(), done.clone());
+            thread::spawn(move || {
+                let inside = protocol.with(|_| {
+                    both_inside.wait();
+                    transport.write(vec![0; 1 << 20]);
+                });
+                done.send(inside).unwrap();
+            });
+        }
+        for _ in 0..2 {
+            assert_eq!(finished.recv_timeout(HANG), Ok(Ok(())));
+        }
+        for pair in &pairs {
+            eventually(|| pair.log.has("pause"));
+            assert_eq!(pair.log.lines(), ["made", "pause"]);
+            pair.transport.abort();
+        }
+    }
 }

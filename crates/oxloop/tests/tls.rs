@@ -168,13 +168,13 @@ impl Protocol for Source {
         self.pump();
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         assert!(!self.paused);
         self.paused = true;
         self.pauses.add("pause");
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &Transport) {
         assert!(self.paused);
         self.paused = false;
         self.pauses.add("resume");
@@ -238,12 +238,12 @@ impl Protocol for Told {
         self.source.data_received(transport, data);
     }
 
-    fn pause_writing(&mut self) {
-        self.source.pause_writing();
+    fn pause_writing(&mut self, transport: &Transport) {
+        self.source.pause_writing(transport);
     }
 
-    fn resume_writing(&mut self) {
-        self.source.resume_writing();
+    fn resume_writing(&mut self, transport: &Transport) {
+        self.source.resume_writing(transport);
     }
 }
 
@@ -269,7 +269,7 @@ impl BufferedProtocol for Small {
         false
     }
 
-    fn connection_lost(&mut self, _: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, _: Option<Error>) {
         self.log.add("lost");
     }
 }
@@ -316,7 +316,7 @@ impl BufferedProtocol for Empty {
 
     fn buffer_updated(&mut self, _: &Transport, _: usize) {}
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.0.add(error.map_or(String::new(), |error| error.to_string()));
     }
 }

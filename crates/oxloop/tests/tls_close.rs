@@ -97,7 +97,7 @@ fn a_last_word_at_the_end() {
             // Without effect over TLS.
             true
         }
-        fn connection_lost(&mut self, error: Option<Error>) {
+        fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
             self.0.add(format!("{error:?}"));
         }
     }
@@ -311,7 +311,7 @@ impl Protocol for Panics {
         false
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.1.add(error.map_or_else(|| "lost".to_owned(), |error| error.to_string()));
         self.at("lost");
     }
@@ -430,7 +430,7 @@ impl BufferedProtocol for Hasty {
         false
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.log.add(format!("lost {error:?}"));
     }
 }

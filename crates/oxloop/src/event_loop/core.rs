@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Whether the caller runs the loop.
-    fn runs_here(&self) -> bool {
+    pub(crate) fn runs_here(&self) -> bool {
         self.runner.load(Ordering::SeqCst) == this_thread()
     }
 

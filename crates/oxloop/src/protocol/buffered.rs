@@ -84,14 +84,18 @@ pub trait BufferedProtocol: Send {
     }
 
     /// The write buffer is over its high-water mark ([`Protocol::pause_writing`]).
-    fn pause_writing(&mut self) {}
+    fn pause_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
 
     /// The write buffer is at or under its low-water mark: writing may go on.
-    fn resume_writing(&mut self) {}
+    fn resume_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
 
     /// The connection is closed, the last call ([`Protocol::connection_lost`]).
-    fn connection_lost(&mut self, error: Option<Error>) {
-        let _ = error;
+    fn connection_lost(&mut self, transport: &Transport, error: Option<Error>) {
+        let _ = (transport, error);
     }
 }
 
@@ -130,15 +134,15 @@ impl<P: BufferedProtocol> Protocol for Buffered<P> {
         self.0.eof_received(transport)
     }
 
-    fn pause_writing(&mut self) {
-        self.0.pause_writing();
+    fn pause_writing(&mut self, transport: &Transport) {
+        self.0.pause_writing(transport);
     }
 
-    fn resume_writing(&mut self) {
-        self.0.resume_writing();
+    fn resume_writing(&mut self, transport: &Transport) {
+        self.0.resume_writing(transport);
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
-        self.0.connection_lost(error);
+    fn connection_lost(&mut self, transport: &Transport, error: Option<Error>) {
+        self.0.connection_lost(transport, error);
     }
 }

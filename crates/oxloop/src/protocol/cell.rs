@@ -10,10 +10,10 @@ use super::{DatagramProtocol, Protocol, SubprocessProtocol};
 use crate::address::Address;
 use crate::engine::Received;
 use crate::error::Misuse;
-use crate::event_loop::core::{Panicked, catch};
+use crate::event_loop::core::{Core, Panicked, catch};
 use crate::event_loop::owned::{Home, Owned};
 use crate::transport::{DatagramTransport, SubprocessTransport, Transport};
-use parking_lot::ReentrantMutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -72,14 +72,13 @@ pub(crate) enum NotReceived {
 struct ProtocolCell<P> {
     buffered: bool,
     /// Calls `pause_writing` or `resume_writing`.
-    tell: fn(&mut P, Flow),
-    inner: ReentrantMutex<Inner<P>>,
+    tell: Tell<P>,
+    /// What the protocol is to be told of; it may be busy.
+    deferred: Mutex<Option<(Flow, Concerned)>>,
+    protocol: ReentrantMutex<RefCell<Owned<P>>>,
 }
 
-struct Inner<P> {
-    deferred: RefCell<Option<(Flow, Concerned)>>,
-    protocol: RefCell<Owned<P>>,
-}
+type Tell<P> = fn(&mut P, &Concerned, Flow);
 
 /// Whose flow control it is: who reports that the protocol panicked.
 pub(crate) enum Concerned {
@@ -89,6 +88,14 @@ pub(crate) enum Concerned {
 }
 
 impl Concerned {
+    fn core(&self) -> &Arc<Core> {
+        match self {
+            Concerned::Stream(transport) => transport.core(),
+            Concerned::Datagrams(transport) => transport.core(),
+            Concerned::Subprocess(transport) => transport.core(),
+        }
+    }
+
     fn report(&self, message: String, panic: Panicked) {
         match self {
             Concerned::Stream(transport) => transport.report(message, panic),
@@ -128,7 +135,11 @@ pub(crate) trait AnyProtocol: Erased {
         recv: Recv<'_>,
     ) -> Result<Received, NotReceived>;
     fn eof_received(&self, transport: &Transport) -> Result<bool, Panicked>;
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked>;
+    fn connection_lost(
+        &self,
+        transport: &Transport,
+        error: Option<crate::Error>,
+    ) -> Result<(), Panicked>;
     /// Pauses or resumes: now, or when the protocol's running callback has returned.
     fn flow(&self, transport: &Transport, flow: Flow);
     /// The loop was closed: nobody is told, and what is held for the connection is let go.
@@ -136,23 +147,23 @@ pub(crate) trait AnyProtocol: Erased {
 }
 
 impl<P: 'static> ProtocolCell<P> {
-    fn new(protocol: Owned<P>, buffered: bool, tell: fn(&mut P, Flow)) -> ProtocolCell<P> {
-        let inner = Inner { deferred: RefCell::new(None), protocol: RefCell::new(protocol) };
-        ProtocolCell { buffered, tell, inner: ReentrantMutex::new(inner) }
+    fn new(protocol: Owned<P>, buffered: bool, tell: Tell<P>) -> ProtocolCell<P> {
+        let protocol = ReentrantMutex::new(RefCell::new(protocol));
+        ProtocolCell { buffered, tell, deferred: Mutex::new(None), protocol }
     }
 
     /// Calls the protocol, then tells it what it has brought about.
     fn enter<R>(&self, f: impl FnOnce(&mut P) -> R) -> Result<thread::Result<R>, Misuse> {
-        let inner = self.inner.lock();
         let result = {
-            let mut protocol = inner.protocol.try_borrow_mut();
-            let Some(protocol) = protocol.as_mut().ok().and_then(|owned| owned.get_mut()) else {
+            let cell = self.protocol.lock();
+            let mut owned = cell.try_borrow_mut();
+            let Some(protocol) = owned.as_mut().ok().and_then(|owned| owned.get_mut()) else {
                 return Err(Misuse::ProtocolBusy);
             };
             let _inside = Inside::new();
             catch_unwind(AssertUnwindSafe(|| f(protocol)))
         };
-        inner.tell_deferred(self.tell);
+        self.tell_deferred(false);
         Ok(result)
     }
 
@@ -164,44 +175,44 @@ impl<P: 'static> ProtocolCell<P> {
         }
     }
 
-    /// Pauses or resumes: now, or when the protocol's running callback has returned.
+    /// Pauses or resumes: now, or when the protocol's running callback has returned. The loop's
+    /// thread waits for a protocol that is busy in another thread. Where nobody runs the loop,
+    /// two threads could wait for each other so, each inside of the protocol that the other one
+    /// has to tell: there the thread that is inside does it.
     fn flow_of(&self, concerned: Concerned, flow: Flow) {
-        let inner = self.inner.lock();
-        if inner.tell(&concerned, flow, self.tell) {
-            return inner.tell_deferred(self.tell);
+        let wait = concerned.core().runs_here();
+        {
+            let mut deferred = self.deferred.lock();
+            let both = deferred.take_if(|(waiting, _)| *waiting != flow);
+            if both.is_none() {
+                *deferred = Some((flow, concerned));
+            }
         }
-        let waiting = inner.deferred.take();
-        let both = waiting.filter(|(waiting, _)| *waiting != flow);
-        if both.is_none() {
-            inner.deferred.replace(Some((flow, concerned)));
-        }
-    }
-}
-
-impl<P> Inner<P> {
-    fn tell_deferred(&self, call: fn(&mut P, Flow)) {
-        loop {
-            let deferred = self.deferred.take();
-            let Some((flow, concerned)) = deferred else { return };
-            self.tell(&concerned, flow, call);
-        }
+        self.tell_deferred(wait);
     }
 
-    /// True unless the protocol runs a callback at present.
-    fn tell(&self, concerned: &Concerned, flow: Flow, call: fn(&mut P, Flow)) -> bool {
-        let Ok(mut owned) = self.protocol.try_borrow_mut() else { return false };
-        let Some(protocol) = owned.get_mut() else { return true };
-        let inside = Inside::new();
-        let result = catch(|| call(protocol, flow));
-        drop((inside, owned));
-        if let Err(panic) = result {
-            let name = match flow {
-                Flow::Pause => "pause_writing",
-                Flow::Resume => "resume_writing",
+    /// Tells the protocol what waits for it, unless it is busy: who is inside calls this when it
+    /// has left.
+    fn tell_deferred(&self, wait: bool) {
+        while self.deferred.lock().is_some() {
+            let cell = if wait { Some(self.protocol.lock()) } else { self.protocol.try_lock() };
+            let Some(cell) = cell else { return };
+            let Ok(mut owned) = cell.try_borrow_mut() else { return };
+            let deferred = self.deferred.lock().take();
+            let (Some(protocol), Some((flow, concerned))) = (owned.get_mut(), deferred) else {
+                return;
             };
-            concerned.report(format!("protocol.{name}() failed"), panic);
+            let inside = Inside::new();
+            let result = catch(|| (self.tell)(protocol, &concerned, flow));
+            drop((inside, owned));
+            if let Err(panic) = result {
+                let name = match flow {
+                    Flow::Pause => "pause_writing",
+                    Flow::Resume => "resume_writing",
+                };
+                concerned.report(format!("protocol.{name}() failed"), panic);
+            }
         }
-        true
     }
 }
 
@@ -248,8 +259,12 @@ impl<P: Protocol + 'static> AnyProtocol for ProtocolCell<P> {
         self.call(|protocol| protocol.eof_received(transport))
     }
 
-    fn connection_lost(&self, error: Option<crate::Error>) -> Result<(), Panicked> {
-        self.call(|protocol| protocol.connection_lost(error))
+    fn connection_lost(
+        &self,
+        transport: &Transport,
+        error: Option<crate::Error>,
+    ) -> Result<(), Panicked> {
+        self.call(|protocol| protocol.connection_lost(transport, error))
     }
 
     fn flow(&self, transport: &Transport, flow: Flow) {
@@ -286,9 +301,12 @@ macro_rules! protocols {
         impl<P: $protocol + 'static> ProtocolHandle<P> {
             pub(crate) fn $new(home: Home, protocol: P) -> ProtocolHandle<P> {
                 let protocol = Owned::new(home, protocol);
-                let cell = ProtocolCell::new(protocol, false, |protocol, flow| match flow {
-                    Flow::Pause => protocol.pause_writing(),
-                    Flow::Resume => protocol.resume_writing(),
+                let cell = ProtocolCell::new(protocol, false, |protocol, concerned, flow| {
+                    let Concerned::$concerned(transport) = concerned else { return };
+                    match flow {
+                        Flow::Pause => protocol.pause_writing(transport),
+                        Flow::Resume => protocol.resume_writing(transport),
+                    }
                 });
                 ProtocolHandle(Arc::new(cell))
             }
@@ -304,12 +322,12 @@ macro_rules! protocols {
                 (**self).$name($($argument),*);
             })*
 
-            fn pause_writing(&mut self) {
-                (**self).pause_writing();
+            fn pause_writing(&mut self, transport: &$transport) {
+                (**self).pause_writing(transport);
             }
 
-            fn resume_writing(&mut self) {
-                (**self).resume_writing();
+            fn resume_writing(&mut self, transport: &$transport) {
+                (**self).resume_writing(transport);
             }
         }
     };
@@ -321,8 +339,8 @@ protocols! {
     of_datagrams, erased_datagrams {
         fn connection_made(transport: &DatagramTransport);
         fn datagram_received(transport: &DatagramTransport, data: &[u8], addr: &Address);
-        fn error_received(error: io::Error);
-        fn connection_lost(error: Option<crate::Error>);
+        fn error_received(transport: &DatagramTransport, error: io::Error);
+        fn connection_lost(transport: &DatagramTransport, error: Option<crate::Error>);
     }
 }
 
@@ -336,7 +354,7 @@ protocols! {
             transport: &SubprocessTransport, fd: RawFd, error: Option<crate::Error>
         );
         fn process_exited(transport: &SubprocessTransport);
-        fn connection_lost(error: Option<crate::Error>);
+        fn connection_lost(transport: &SubprocessTransport, error: Option<crate::Error>);
     }
 }
 
@@ -370,9 +388,12 @@ impl<P: Protocol + 'static> ProtocolHandle<P> {
     pub(crate) fn new(home: Home, mut protocol: P) -> ProtocolHandle<P> {
         let buffered = protocol.as_buffered().is_some();
         let protocol = Owned::new(home, protocol);
-        let cell = ProtocolCell::new(protocol, buffered, |protocol, flow| match flow {
-            Flow::Pause => protocol.pause_writing(),
-            Flow::Resume => protocol.resume_writing(),
+        let cell = ProtocolCell::new(protocol, buffered, |protocol, concerned, flow| {
+            let Concerned::Stream(transport) = concerned else { return };
+            match flow {
+                Flow::Pause => protocol.pause_writing(transport),
+                Flow::Resume => protocol.resume_writing(transport),
+            }
         });
         ProtocolHandle(Arc::new(cell))
     }

@@ -39,21 +39,25 @@ pub trait DatagramProtocol: Send {
     /// where the network says that nobody is there... The endpoint goes on.
     ///
     /// What is wrong with a datagram that is being sent is told in a later turn.
-    fn error_received(&mut self, error: io::Error) {
-        let _ = error;
+    fn error_received(&mut self, transport: &DatagramTransport, error: io::Error) {
+        let _ = (transport, error);
     }
 
     /// The write buffer is over its high-water mark: send no more for now.
     ///
     /// A pause that one of this protocol's own callbacks brings about comes when that callback
     /// has returned, and not at all if the buffer is empty enough again by then.
-    fn pause_writing(&mut self) {}
+    fn pause_writing(&mut self, transport: &DatagramTransport) {
+        let _ = transport;
+    }
 
     /// The write buffer is at or under its low-water mark: sending may go on.
-    fn resume_writing(&mut self) {}
+    fn resume_writing(&mut self, transport: &DatagramTransport) {
+        let _ = transport;
+    }
 
     /// The endpoint is closed, the last call. `None` says that this side closed it.
-    fn connection_lost(&mut self, error: Option<Error>) {
-        let _ = error;
+    fn connection_lost(&mut self, transport: &DatagramTransport, error: Option<Error>) {
+        let _ = (transport, error);
     }
 }

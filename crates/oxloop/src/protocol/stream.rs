@@ -52,15 +52,19 @@ pub trait Protocol: Send {
     ///
     /// A pause that one of this protocol's own callbacks brings about comes when that callback
     /// has returned, and not at all if the buffer is empty enough again by then.
-    fn pause_writing(&mut self) {}
+    fn pause_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
 
     /// The write buffer is at or under its low-water mark: writing may go on.
-    fn resume_writing(&mut self) {}
+    fn resume_writing(&mut self, transport: &Transport) {
+        let _ = transport;
+    }
 
     /// The connection is closed, the last call. `None` says that this side closed it, or that
     /// the peer did and that was all.
-    fn connection_lost(&mut self, error: Option<Error>) {
-        let _ = error;
+    fn connection_lost(&mut self, transport: &Transport, error: Option<Error>) {
+        let _ = (transport, error);
     }
 }
 
@@ -82,15 +86,15 @@ impl<P: Protocol + ?Sized> Protocol for Box<P> {
         (**self).eof_received(transport)
     }
 
-    fn pause_writing(&mut self) {
-        (**self).pause_writing();
+    fn pause_writing(&mut self, transport: &Transport) {
+        (**self).pause_writing(transport);
     }
 
-    fn resume_writing(&mut self) {
-        (**self).resume_writing();
+    fn resume_writing(&mut self, transport: &Transport) {
+        (**self).resume_writing(transport);
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
-        (**self).connection_lost(error);
+    fn connection_lost(&mut self, transport: &Transport, error: Option<Error>) {
+        (**self).connection_lost(transport, error);
     }
 }

@@ -67,14 +67,18 @@ pub trait SubprocessProtocol: Send {
     ///
     /// A pause that one of this protocol's own callbacks brings about comes when that callback
     /// has returned, and not at all if the buffer is empty enough again by then.
-    fn pause_writing(&mut self) {}
+    fn pause_writing(&mut self, transport: &SubprocessTransport) {
+        let _ = transport;
+    }
 
     /// The write buffer of standard input is at or under its low-water mark: writing may go on.
-    fn resume_writing(&mut self) {}
+    fn resume_writing(&mut self, transport: &SubprocessTransport) {
+        let _ = transport;
+    }
 
     /// The child has exited and all its pipes are closed, the last call. The error is always
     /// `None`.
-    fn connection_lost(&mut self, error: Option<Error>) {
-        let _ = error;
+    fn connection_lost(&mut self, transport: &SubprocessTransport, error: Option<Error>) {
+        let _ = (transport, error);
     }
 }

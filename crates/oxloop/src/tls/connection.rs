@@ -312,7 +312,7 @@ impl AnyProtocol for TlsConnection {
         })
     }
 
-    fn connection_lost(&self, error: Option<Error>) -> Result<(), Panicked> {
+    fn connection_lost(&self, _: &Transport, error: Option<Error>) -> Result<(), Panicked> {
         let unsent = self.wire.lock().clear();
         drop(unsent);
         {
@@ -332,14 +332,15 @@ impl AnyProtocol for TlsConnection {
             Some(error) => error.again(),
             None => io::Error::from(Errno::CONNABORTED).into(),
         };
-        if let (Some(protocol), true) = (protocol, tell) {
-            let transport = self.transport();
+        let told = protocol.zip(self.transport()).filter(|_| tell);
+        if let Some((protocol, transport)) = told {
             let home = self.core().home;
             self.core().call_soon(Handle::once(home, move || {
-                let Err(panic) = protocol.connection_lost(error) else { return };
+                let lost = protocol.connection_lost(&transport, error);
+                let Err(panic) = lost else { return };
                 let name = protocol.type_name();
                 let message = format!("Exception in callback {name}::connection_lost");
-                transport.inspect(|transport| transport.report(message, panic));
+                transport.report(message, panic);
             }));
         }
         if let Some(waiter) = waiter {

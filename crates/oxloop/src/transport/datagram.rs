@@ -289,7 +289,7 @@ impl DatagramTransport {
     }
 
     fn tell_error(&self, error: io::Error) {
-        self.call("error_received", |protocol| protocol.error_received(error));
+        self.call("error_received", |protocol| protocol.error_received(self, error));
     }
 
     fn lose_soon(&self, cx: Cx<'_>) {
@@ -300,7 +300,7 @@ impl DatagramTransport {
     /// Invariant 1: whoever is first to get here calls `connection_lost`.
     fn lose(&self) {
         if self.0.core.engine.lose_endpoint(self.0.token) {
-            self.call("connection_lost", |protocol| protocol.connection_lost(None));
+            self.call("connection_lost", |protocol| protocol.connection_lost(self, None));
             self.abandon();
         }
     }

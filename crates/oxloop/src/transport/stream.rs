@@ -241,7 +241,7 @@ impl Transport {
         }
         let error = self.0.held.lock().error.take();
         self.settle(Err(rustix::io::Errno::CONNABORTED.into()));
-        self.call("connection_lost", |protocol| protocol.connection_lost(error));
+        self.call("connection_lost", |protocol| protocol.connection_lost(self, error));
         self.release();
     }
 

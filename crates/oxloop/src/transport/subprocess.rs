@@ -255,7 +255,7 @@ impl SubprocessTransport {
 
     fn lose(&self) {
         self.0.held.lock().phase = Phase::Lost;
-        self.call("connection_lost", |protocol| protocol.connection_lost(None));
+        self.call("connection_lost", |protocol| protocol.connection_lost(self, None));
         self.let_go();
     }
 
@@ -408,15 +408,15 @@ impl Protocol for PipeProtocol {
         });
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         self.child.0.flow(Flow::Pause);
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &Transport) {
         self.child.0.flow(Flow::Resume);
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.child.pipe_lost((self.fd, self.index), error);
     }
 }

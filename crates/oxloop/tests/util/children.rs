@@ -64,16 +64,16 @@ impl SubprocessProtocol for ChildRecorder {
         self.exited.take().inspect(|exited| _ = exited.set_result(()));
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &SubprocessTransport) {
         self.log.add("pause");
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &SubprocessTransport) {
         self.log.add("resume");
         self.feed();
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &SubprocessTransport, error: Option<Error>) {
         assert!(error.is_none());
         self.log.add("lost");
         self.finished.take().inspect(|finished| _ = finished.set_result(()));

@@ -154,18 +154,18 @@ impl Protocol for Recorder {
         self.keep_open
     }
 
-    fn pause_writing(&mut self) {
+    fn pause_writing(&mut self, _: &Transport) {
         self.log.add("pause");
         if let Some(paused) = &mut self.paused {
             paused();
         }
     }
 
-    fn resume_writing(&mut self) {
+    fn resume_writing(&mut self, _: &Transport) {
         self.log.add("resume");
     }
 
-    fn connection_lost(&mut self, error: Option<Error>) {
+    fn connection_lost(&mut self, _: &Transport, error: Option<Error>) {
         self.log.add("lost");
         self.error = error;
         if let Some(lost) = self.lost.take() {
