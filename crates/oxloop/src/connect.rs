@@ -163,9 +163,7 @@ impl EventLoop {
         F: FnOnce() -> P,
     {
         let mut options = to.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let over = options.over()?;
         let ConnectOptions { target, local_addr, happy_eyeballs_delay, interleave, .. } = options;
         let addresses = match target.0 {

@@ -242,9 +242,7 @@ impl EventLoop {
         F: FnOnce() -> P,
     {
         let options = options.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let (socket, remote) = if options.socket.is_some() {
             (existing(options)?, None)
         } else {

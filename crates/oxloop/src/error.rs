@@ -97,6 +97,9 @@ pub enum Misuse {
     /// The loop was closed.
     #[error("Event loop is closed")]
     LoopClosed,
+    /// The loop was made by a process of which this one is a fork: it is the parent's.
+    #[error("Event loop belongs to the parent process")]
+    Forked,
     /// The loop runs already.
     #[error("This event loop is already running")]
     LoopRunning,

@@ -141,19 +141,20 @@ impl EventLoop {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> ExecutorCall<T> {
-        let open = !self.is_closed();
         let core = self.core();
-        if !open {
-            core.home.dispose(call);
-            return ExecutorCall(None);
+        match core.check() {
+            Ok(()) => ExecutorCall(Ok(core.executor.submit(core.home, call))),
+            Err(misuse) => {
+                core.home.dispose(call);
+                ExecutorCall(Err(misuse))
+            }
         }
-        ExecutorCall(Some(core.executor.submit(core.home, call)))
     }
 }
 
 /// What [`EventLoop::run_in_executor`] returns: a future of the call's result.
 #[must_use = "dropping it may keep the call from starting"]
-pub struct ExecutorCall<T>(Option<FallibleTask<Called<T>>>);
+pub struct ExecutorCall<T>(Result<FallibleTask<Called<T>>, Misuse>);
 
 /// How a call went.
 type Called<T> = Result<Owned<T>>;
@@ -162,7 +163,10 @@ impl<T> Future for ExecutorCall<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        let Some(task) = &mut self.0 else { return Poll::Ready(Err(Misuse::LoopClosed.into())) };
+        let task = match &mut self.0 {
+            Ok(task) => task,
+            Err(misuse) => return Poll::Ready(Err(misuse.clone().into())),
+        };
         Poll::Ready(match ready!(Pin::new(task).poll(cx)) {
             Some(result) => result.and_then(|mut output| output.take().ok_or(Error::Cancelled)),
             None => Err(Error::Cancelled),

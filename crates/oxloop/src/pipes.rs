@@ -120,9 +120,7 @@ impl EventLoop {
         pipe: OwnedFd,
         end: PipeEnd,
     ) -> Result<(Transport, ProtocolHandle<P>)> {
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let kind = PipeKind::of(pipe.as_fd())?.ok_or(Misuse::PipeExpected)?;
         let protocol = ProtocolHandle::new(self.core().home, protocol);
         let (made, waiter) = promise();

@@ -233,9 +233,7 @@ impl EventLoop {
         F: FnOnce() -> P,
     {
         let options = options.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let protocol = ProtocolHandle::of_subprocess(self.core().home, factory());
         reap_forsaken();
         let (child, streams) = options.spawn()?;

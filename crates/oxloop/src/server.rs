@@ -146,9 +146,7 @@ impl EventLoop {
         F: Fn() -> P + Send + Sync + 'static,
     {
         let mut options = at.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let over = options.over()?;
         let ServerOptions { target, reuse_address, reuse_port, keep_alive, .. } = options;
         let prepare = |socket: &Socket| {
@@ -274,7 +272,7 @@ struct State {
     /// Connections that are not lost yet; a new one has no transport for a moment.
     clients: Slab<Option<WeakTransport>>,
     /// Those who wait for the server to be closed and the last connection to be lost.
-    waiters: Vec<Promise<()>>,
+    waiters: Slab<Promise<()>>,
     serving_forever: Option<Promise<()>>,
 }
 
@@ -293,6 +291,7 @@ impl Server {
     }
 
     fn listen(&self) -> Result<()> {
+        self.0.core.check_process()?;
         let (sockets, backlog) = {
             let mut state = self.0.state.lock();
             if state.serving {
@@ -419,15 +418,15 @@ impl Server {
     ///
     /// Source: *Server.wait_closed*, as it is since Python 3.12.
     pub async fn wait_closed(&self) {
-        let waiter = {
+        let waiting = {
             let mut state = self.0.state.lock();
             if state.is_done() {
                 return;
             }
             let (promise, waiter) = promise();
-            state.waiters.push(promise);
-            waiter
+            (Waiting { server: self, index: state.waiters.insert(promise) }, waiter)
         };
+        let (_waiting, waiter) = waiting;
         let _ = waiter.await;
     }
 
@@ -486,7 +485,7 @@ impl Server {
             }
             std::mem::take(&mut state.waiters)
         };
-        waiters.into_iter().for_each(|waiter| _ = waiter.set_result(()));
+        waiters.into_iter().for_each(|(_, waiter)| _ = waiter.set_result(()));
     }
 }
 
@@ -499,6 +498,25 @@ impl State {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<Server serving={} sockets={:?}>", self.is_serving(), self.socknames())
+    }
+}
+
+/// Somebody waits for the end of a server, as long as this lives.
+struct Waiting<'a> {
+    server: &'a Server,
+    index: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.server.0.state.lock();
+        // They are all taken when the server is done, and nobody waits after that.
+        let promise = state.waiters.try_remove(self.index);
+        if state.waiters.is_empty() {
+            state.waiters = Slab::new();
+        }
+        drop(state);
+        drop(promise);
     }
 }
 
@@ -588,5 +606,43 @@ impl ListenerHandler<RustFace> for Acceptor {
     fn accept_failed(&self, _: Cx<'_>, error: io::Error) -> Result<(), Infallible> {
         self.report("socket.accept() failed", error);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    struct Idle;
+
+    impl Protocol for Idle {
+        fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+    }
+
+    #[test]
+    fn a_wait_that_is_given_up_leaves_nothing() {
+        let event_loop = EventLoop::new().unwrap();
+        let serving = event_loop.create_server(|| Idle, ("127.0.0.1", 0));
+        let server = event_loop.run_until_complete(serving).unwrap().unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut last = pin!(server.wait_closed());
+        assert!(last.as_mut().poll(&mut cx).is_pending());
+        for _ in 0..100 {
+            assert!(pin!(server.wait_closed()).poll(&mut cx).is_pending());
+        }
+        assert_eq!(server.0.state.lock().waiters.len(), 1);
+        server.close();
+        assert!(last.poll(&mut cx).is_ready());
+        assert_eq!(server.0.state.lock().waiters.capacity(), 0);
+        // Given up before the end of the server, and without one.
+        let serving = event_loop.create_server(|| Idle, ("127.0.0.1", 0));
+        let server = event_loop.run_until_complete(serving).unwrap().unwrap();
+        assert!(pin!(server.wait_closed()).poll(&mut cx).is_pending());
+        assert_eq!(server.0.state.lock().waiters.capacity(), 0);
+        assert!(pin!(server.serve_forever()).poll(&mut cx).is_pending());
+        let state = server.0.state.lock();
+        assert!(state.serving_forever.is_none() && state.sockets.is_none());
     }
 }

@@ -55,9 +55,7 @@ impl EventLoop {
         signal: i32,
         callback: impl FnMut() + Send + 'static,
     ) -> Result<()> {
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         if FORBIDDEN.contains(&signal) {
             return Err(Misuse::Signal(signal).into());
         }

@@ -206,9 +206,7 @@ impl EventLoop {
         F: FnOnce() -> P,
     {
         let mut options = to.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let over = options.over()?;
         let socket = match options.target.0 {
             Kind::Socket(socket) => check_unix_stream(socket)?,
@@ -280,9 +278,7 @@ impl EventLoop {
         F: Fn() -> P + Send + Sync + 'static,
     {
         let mut options = at.into();
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.core().check()?;
         let over = options.over()?;
         let socket = match options.target.0 {
             Kind::Socket(socket) => check_unix_stream(socket)?,

@@ -74,7 +74,8 @@ fn data_waits_in_the_sender_until_the_receiver_reads() {
     through(|ends| {
         for client_sends in [true, false] {
             let (client, end) = ends();
-            let (mut sender, mut receiver) = if client_sends { (client, end) } else { (end, client) };
+            let (mut sender, mut receiver) =
+                if client_sends { (client, end) } else { (end, client) };
             let sent = Arc::new(AtomicUsize::new(0));
             let count = sent.clone();
             let sending = thread::spawn(move || {

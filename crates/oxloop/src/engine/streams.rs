@@ -146,8 +146,9 @@ impl StreamInfo {
 
 impl<F: Face> Engine<F> {
     /// Takes over a connected, non-blocking stream socket; nothing is read before
-    /// [`start_reading_soon`](Self::start_reading_soon). `buffered` streams read into their
-    /// handler's own memory.
+    /// [`start_reading_soon`](Self::start_reading_soon). It has no handler yet
+    /// ([`set_handler`](Self::set_handler)), and reads into the loop's memory unless
+    /// [`set_buffered`](Self::set_buffered) says otherwise.
     ///
     /// # Errors
     /// There is no memory; an owned descriptor is closed.

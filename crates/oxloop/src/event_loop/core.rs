@@ -102,6 +102,16 @@ impl Core {
         self.owner.get()?.upgrade().map(EventLoop::from_owner)
     }
 
+    /// Whether the loop takes something in: it is open, and this process made it.
+    pub(crate) fn check(&self) -> Result<(), Misuse> {
+        if self.is_closed() { Err(Misuse::LoopClosed) } else { self.check_process() }
+    }
+
+    /// A forked child shares the selector with its parent, has none of its threads, and is told so.
+    pub(crate) fn check_process(&self) -> Result<(), Misuse> {
+        if self.engine.is_forked() { Err(Misuse::Forked) } else { Ok(()) }
+    }
+
     pub(crate) fn cx<'a>(self: &'a Arc<Core>) -> Cx<'a> {
         Cx { core: self, main: None }
     }
@@ -300,7 +310,10 @@ impl Core {
             Released::Listener(listener) => listener.abandon(),
             Released::Watcher(callback) => callback.cancel(),
         });
-        self.executor.shutdown();
+        // A thread of the parent may have held the executor's lock when it forked.
+        if !self.engine.is_forked() {
+            self.executor.shutdown();
+        }
         self.drop_urgent();
         // What other threads sent meanwhile.
         self.close_engine(drop);

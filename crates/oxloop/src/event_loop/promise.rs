@@ -69,6 +69,19 @@ impl<T> Drop for Promise<T> {
     }
 }
 
+/// Whoever waited need not be woken any more, nor kept by their waker.
+impl<T> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        let waker = match &mut *state {
+            State::Waiting(waker) => waker.take(),
+            State::Done(_) | State::Over => None,
+        };
+        drop(state);
+        drop(waker);
+    }
+}
+
 impl<T> Slot<T> {
     fn settle(&self, end: State<T>) -> bool {
         let mut state = self.0.lock();
@@ -162,6 +175,21 @@ mod tests {
         let (promise, waiter) = promise::<()>();
         drop(promise);
         assert!(matches!(pin!(waiter).poll(&mut cx), Poll::Ready(Err(Error::Cancelled))));
+    }
+
+    #[test]
+    fn a_wait_that_is_given_up_leaves_nothing() {
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let (promise, waiter) = promise::<()>();
+        let mut waiter = Box::pin(waiter);
+        assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&count), 2);
+        drop(waiter);
+        assert_eq!(Arc::strong_count(&count), 1);
+        drop(promise);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "nobody is woken");
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl EventLoop {
     ///
     /// # Errors
     /// [`Misuse`]: the loop is closed, or runs already; this thread runs another loop, or is
-    /// inside of a protocol's callback.
+    /// inside of a protocol's callback; this process is a fork of the one that made the loop, also
+    /// where a callback has forked.
     pub fn run_forever(&self) -> Result<()> {
         Ok(self.run(None)?)
     }
@@ -177,9 +178,7 @@ impl EventLoop {
 
     fn run(&self, main: Option<&dyn MainFuture>) -> Result<(), Misuse> {
         let core = self.core();
-        if core.is_closed() {
-            return Err(Misuse::LoopClosed);
-        }
+        core.check()?;
         let _entered = core.enter(Misuse::LoopRunning)?;
         let _running = Running::enter(self.owner())?;
         if cell::inside_of_protocol() {
@@ -187,6 +186,7 @@ impl EventLoop {
         }
         let Ok(()) = core.engine.run(Cx { core, main });
         core.report_dropped();
-        Ok(())
+        // A callback that forked comes back here in the child as well.
+        core.check_process()
     }
 }

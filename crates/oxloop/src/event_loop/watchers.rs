@@ -155,9 +155,7 @@ impl EventLoop {
 
 impl Core {
     fn watch(self: &Arc<Core>, number: RawFd, side: Side, handle: Handle) -> Result<WatchHandle> {
-        if self.is_closed() {
-            return Err(Misuse::LoopClosed.into());
-        }
+        self.check()?;
         if self.engine.stream_of(number).is_some() || self.engine.listener_of(number).is_some() {
             return Err(Misuse::UsedByTransport(number).into());
         }

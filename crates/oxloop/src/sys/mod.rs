@@ -4,14 +4,20 @@
 //!
 //! | name | what it is |
 //! | --- | --- |
-//! | [`Selector`] | waits for many descriptors at once (level-triggered) |
+//! | [`Selector`], [`Interest`], [`Events`] | waits for many descriptors at once (level-triggered); what for; what came |
 //! | [`Waker`] | ends a wait from another thread |
 //! | [`Descriptor`] | a descriptor we own, or one lent to us by an object that closes it |
 //! | `recv_from`, `send_to`, `send_batch` | datagrams: one system call each |
-//! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | one system call each |
-//! | `read`, `write`, `write_vectored` | likewise, for pipes |
-//! | [`Child`] | a child process: its exit, signals to it |
-//! | `enlarge` | lets a pipe hold more; does nothing where there is no such thing |
+//! | `recv`, `send`, `send_vectored`, `accept`, `shutdown_write` | stream sockets: one system call each |
+//! | [`Accepted`] | a connection that was taken, and its peer |
+//! | `is_broken` | whether a send would fail |
+//! | `read`, `write`, `write_vectored` | pipes: one system call each |
+//! | [`PipeKind`] | whether a descriptor is a pipe's, a socket's or a character device's |
+//! | `set_nonblocking`, `duplicate` | of a pipe's descriptor |
+//! | `PIPE_SIZE`, `enlarge` | how much a pipe holds at first; lets it hold more, or does nothing where there is no such thing |
+//! | [`Child`], [`ChildStatus`] | a child process: its exit, signals to it |
+//! | `forks` | whether this process is a fork of the one that made something |
+//! | `monotonic` | the clock |
 //! | `unix_name` | the name in a Unix socket's address |
 //! | `zeroed` | memory for a buffer |
 //!

@@ -53,6 +53,7 @@ impl EventLoop {
         protocol: &ProtocolHandle<P>,
         tls: impl Into<StartTlsOptions>,
     ) -> Result<Transport> {
+        self.core().check_process()?;
         let session = tls.into().session()?;
         if !Arc::ptr_eq(self.core(), transport.core()) {
             return Err(Misuse::StartTlsUnsupported.into());

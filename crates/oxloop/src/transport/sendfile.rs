@@ -73,6 +73,7 @@ impl Transport {
         count: Option<u64>,
         fallback: bool,
     ) -> Result<u64> {
+        self.0.core.check_process()?;
         #[cfg(feature = "rustls")]
         if let Some(tls) = self.tls() {
             return if fallback {
