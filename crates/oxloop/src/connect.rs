@@ -1,7 +1,7 @@
 //! Opening connections (asyncio: *Opening network connections*).
 
 use crate::engine::Side;
-use crate::error::{Error, Misuse, Result};
+use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::event_loop::core::Core;
 use crate::protocol::{Protocol, ProtocolHandle};
@@ -123,8 +123,8 @@ impl EventLoop {
     ///
     /// # Errors
     /// [`Error::Io`] with the errno of the only address, or [`Error::Connect`] with those of
-    /// all; the resolver's error; [`Misuse::StreamExpected`] for a socket of another kind;
-    /// [`Misuse::LoopClosed`]. With TLS those of `start_tls`, too.
+    /// all; the resolver's error; [`Misuse::StreamExpected`](crate::Misuse::StreamExpected) for a
+    /// socket of another kind; [`Misuse::LoopClosed`](crate::Misuse::LoopClosed). With TLS those of `start_tls`, too.
     ///
     /// ```
     /// # fn main() -> oxloop::Result<()> {

@@ -72,6 +72,9 @@ mod tests {
         }
     }
 
+    /// A call by its name, and whether it says so.
+    type Call<'a> = (&'a str, Box<dyn Fn() -> bool + 'a>);
+
     /// Forks; the child answers by its exit status, and ends within a while.
     fn in_a_child(ask: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child calls what `ask` does, in its only thread, and ends without returning;
@@ -101,7 +104,7 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let connecting = event_loop.create_connection(|| Idle, ours);
         let (transport, _) = event_loop.run_until_complete(connecting).unwrap().unwrap();
-        let calls: Vec<(&str, Box<dyn Fn() -> bool>)> = vec![
+        let calls: Vec<Call<'_>> = vec![
             ("run_forever", Box::new(|| forked(event_loop.run_forever()))),
             ("run_until_complete", Box::new(|| forked(event_loop.run_until_complete(async {})))),
             ("add_reader", Box::new(|| forked(event_loop.add_reader(std::io::stdin(), || {})))),
