@@ -134,6 +134,14 @@ free-threaded-%:
 	PYO3_CONFIG_FILE=$(CURDIR)/target/free-threaded/$*t.txt PYO3_BUILD_EXTENSION_MODULE=1 \
 		cargo build $(LOCKED) --package oxloop-python --target-dir target/free-threaded
 
+check-refused: ## The build stops for a Python that is not CPython, and says why; needs none
+	@mkdir -p target/free-threaded
+	printf '%s\n' implementation=PyPy version=3.11 shared=true lib_name=pypy3.11 pointer_width=64 \
+		> target/free-threaded/pypy.txt
+	export PYO3_CONFIG_FILE=$(CURDIR)/target/free-threaded/pypy.txt PYO3_BUILD_EXTENSION_MODULE=1; \
+		{ cargo check $(LOCKED) --package oxloop-python --target-dir target/free-threaded 2>&1 \
+		|| true; } | grep "oxloop is for CPython"
+
 wheels: $(VENV)/.wheels ## The sdist and wheels for every Python of VERSIONS into dist/, each tried
 	$(PY) scripts/wheels.py $(VERSIONS)
 
@@ -183,7 +191,7 @@ help: ## This list
 		/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance fuzz test-frameworks stress \
-	test-all pythons compatibility check-free-threaded wheels package \
+	test-all pythons compatibility check-free-threaded check-refused wheels package \
 	bench performance build fmt clean help
 
 # Debian's python3 may come without ensurepip (package python3-venv): then its pip serves.
