@@ -174,12 +174,16 @@ impl ListenerHandler<PyFace> for ListenerRef {
     fn connected(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
         let py = cx.py();
         let listener = self.0.get();
-        let face = || {
+        let opened = if shown::sees_events(cx) {
             let callback = listener.protocol_factory.bind(py).clone();
-            Ok(Some(Face { callback, source: None }))
+            let face = Face { callback, source: None };
+            let opened =
+                shown::event(cx, None, Ok(Some(face)), || Ok(listener.open(cx, accepted)))?;
+            opened.unwrap_or(Ok(Ok(())))?
+        } else {
+            listener.open(cx, accepted)
         };
-        let opened = shown::event(cx, None, face, || Ok(listener.open(cx, accepted)))?;
-        let Some(Err(refused)) = opened.transpose()? else { return Ok(()) };
+        let Err(refused) = opened else { return Ok(()) };
         if leaves_loop(py, &refused.error) {
             return Err(refused.error);
         }

@@ -101,25 +101,16 @@ pub(crate) struct Face<'py> {
     pub(crate) source: Option<Bound<'py, PyAny>>,
 }
 
-/// Calls for an event of the selector in `context`, if there is one; a face for it is asked for
-/// only if the program sees it. `None` if a `_run` of the program's did not call; an error that is
-/// not the call's own leaves the loop.
+/// Whether the program sees events of the selector as handles: in debug mode, or if somebody has
+/// replaced `Handle._run`. If not, [`inside`] calls for them.
 #[inline]
-pub(crate) fn event<'py, R>(
-    event_loop: &Bound<'py, BaseLoop>,
-    context: Option<&Bound<'py, PyAny>>,
-    face: impl FnOnce() -> PyResult<Option<Face<'py>>>,
-    call: impl FnOnce() -> PyResult<R>,
-) -> PyResult<Option<PyResult<R>>> {
-    let by_method = handle_types::are_run_by_method(event_loop.py());
-    if event_loop.get().is_debug() || by_method {
-        return shown_event(event_loop, context, face, call, by_method);
-    }
-    Ok(Some(inside(context, call)))
+pub(crate) fn sees_events(event_loop: &Bound<'_, BaseLoop>) -> bool {
+    event_loop.get().is_debug() || handle_types::are_run_by_method(event_loop.py())
 }
 
+/// Calls in `context`, if there is one.
 #[inline]
-fn inside<R>(
+pub(crate) fn inside<R>(
     context: Option<&Bound<'_, PyAny>>,
     call: impl FnOnce() -> PyResult<R>,
 ) -> PyResult<R> {
@@ -129,22 +120,24 @@ fn inside<R>(
     }
 }
 
+/// The same for an event that the program [sees](sees_events); it has no handle without a face.
+/// `None` if a `_run` of the program's did not call. An error that is not the call's own leaves the
+/// loop.
 #[cold]
-fn shown_event<'py, R>(
+pub(crate) fn event<'py, R>(
     event_loop: &Bound<'py, BaseLoop>,
     context: Option<&Bound<'py, PyAny>>,
-    face: impl FnOnce() -> PyResult<Option<Face<'py>>>,
+    face: PyResult<Option<Face<'py>>>,
     call: impl FnOnce() -> PyResult<R>,
-    by_method: bool,
 ) -> PyResult<Option<PyResult<R>>> {
     // Inside of a handle that the program sees already, it is part of that.
     if event_loop.get().is_shown() {
         return Ok(Some(inside(context, call)));
     }
-    let Some(Face { callback, source }) = face()? else {
+    let Some(Face { callback, source }) = face? else {
         return Ok(Some(inside(context, call)));
     };
-    if !by_method {
+    if !handle_types::are_run_by_method(event_loop.py()) {
         let handle = handle_of(event_loop, &callback, context, source)?;
         return shown(event_loop, &handle, || Ok(Some(inside(context, call))));
     }

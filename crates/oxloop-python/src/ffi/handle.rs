@@ -189,6 +189,11 @@ impl RawHandle {
     /// replaced the method.
     #[inline]
     pub(crate) fn is_run_by_method(&self, py: Python<'_>) -> bool {
+        !run_method::is_known(self.as_py().bind(py)) && self.look_at_method(py)
+    }
+
+    #[cold]
+    fn look_at_method(&self, py: Python<'_>) -> bool {
         let Some(types) = TYPES.get(py) else { return true };
         let kind = types.kind(self.0.as_ptr());
         run_method::is_replaced(types.class(kind).bind(py), kind)

@@ -8,6 +8,7 @@
 use super::handle_types::Kind;
 use crate::ffi::objects::{self, Text, interned};
 use crate::imports::imports;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFunction, PyType};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -46,14 +47,28 @@ pub(super) fn is_replaced(class: &Bound<'_, PyType>, kind: Kind) -> bool {
     tag(class) != SEEN[kind as usize].load(Ordering::Relaxed) && look(class, kind)
 }
 
+/// Whether an object is a handle whose `_run` is known to be asyncio's own. No two classes have
+/// the same tag, so this asks for no kind; the most frequent one comes first.
+#[inline]
+pub(super) fn is_known(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: attached; a live object's type.
+    let tag = unsafe { tag_of(ffi::Py_TYPE(object.as_ptr())) };
+    SEEN.iter().any(|seen| seen.load(Ordering::Relaxed) == tag)
+}
+
 #[inline]
 fn tag(class: &Bound<'_, PyType>) -> u32 {
-    // SAFETY: attached, a live class; an aligned word, which is read only. Another thread of a
-    // build without a global lock may write it meanwhile, atomically as CPython does it there.
-    unsafe {
-        let tag = &raw mut (*class.as_type_ptr()).tp_version_tag;
-        AtomicU32::from_ptr(tag).load(Ordering::Relaxed)
-    }
+    // SAFETY: attached, a live class.
+    unsafe { tag_of(class.as_type_ptr()) }
+}
+
+/// # Safety
+/// Attached, a live class.
+#[inline]
+unsafe fn tag_of(class: *mut ffi::PyTypeObject) -> u32 {
+    // SAFETY: an aligned word, which is read only. Another thread of a build without a global lock
+    // may write it meanwhile, atomically as CPython does it there.
+    unsafe { AtomicU32::from_ptr(&raw mut (*class).tp_version_tag).load(Ordering::Relaxed) }
 }
 
 #[cold]
@@ -81,9 +96,11 @@ fn is_own(class: &Bound<'_, PyType>) -> PyResult<Option<u32>> {
     class.getattr(name)?;
     let before = tag(class);
     for base in class.mro() {
-        let Some(method) = base.getattr(interned!(py, "__dict__")?)?.get_item(name).ok() else {
+        let dict = base.getattr(interned!(py, "__dict__")?)?;
+        if !dict.contains(name)? {
             continue;
-        };
+        }
+        let method = dict.get_item(name)?;
         let Ok(function) = method.cast_exact::<PyFunction>() else { return Ok(None) };
         // A wrapper has the globals of its own module, whatever functools.wraps has copied.
         let code = function.getattr(interned!(py, "__code__")?)?;

@@ -135,38 +135,63 @@ pub(super) trait Caller {
         kind: Kind,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<Option<R>> {
-        self.inside_apart(cx, kind, f)?.transpose()
+        let Some((protocol, context)) = self.called(cx.py(), kind) else { return Ok(None) };
+        if shown::sees_events(cx) {
+            return self.seen(cx, kind, &protocol, context.as_ref(), f)?.transpose();
+        }
+        shown::inside(context.as_ref(), || f(&protocol).map(Some))
     }
 
     /// The same, with the errors of `f` apart from what leaves the loop in any case.
-    #[inline]
     fn inside_apart<'py, R>(
         &self,
         cx: &Bound<'py, BaseLoop>,
         kind: Kind,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<Option<PyResult<R>>> {
-        let py = cx.py();
-        let (protocol, context) = {
-            let parts = self.parts().lock();
-            let context = match kind {
-                Kind::Read | Kind::Eof => &parts.read_context,
-                Kind::Write | Kind::Lost => &parts.write_context,
-            };
-            let clone =
-                |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (clone(&parts.protocol), clone(context))
+        let Some((protocol, context)) = self.called(cx.py(), kind) else { return Ok(None) };
+        if shown::sees_events(cx) {
+            return self.seen(cx, kind, &protocol, context.as_ref(), f);
+        }
+        Ok(Some(shown::inside(context.as_ref(), || f(&protocol))))
+    }
+
+    /// The protocol, and the context of its reading or writing; `None` once the connection is lost.
+    #[inline]
+    fn called<'py>(
+        &self,
+        py: Python<'py>,
+        kind: Kind,
+    ) -> Option<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+        let parts = self.parts().lock();
+        let context = match kind {
+            Kind::Read | Kind::Eof => &parts.read_context,
+            Kind::Write | Kind::Lost => &parts.write_context,
         };
-        let Some(protocol) = protocol else { return Ok(None) };
-        let face = || match kind.callback(&protocol) {
+        let clone =
+            |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
+        Some((clone(&parts.protocol)?, clone(context)))
+    }
+
+    /// Calls for an event that the program sees.
+    #[cold]
+    fn seen<'py, R>(
+        &self,
+        cx: &Bound<'py, BaseLoop>,
+        kind: Kind,
+        protocol: &Bound<'py, PyAny>,
+        context: Option<&Bound<'py, PyAny>>,
+        f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
+    ) -> PyResult<Option<PyResult<R>>> {
+        let face = match kind.callback(protocol) {
             Ok(callback) => {
-                let source = self.object(py).getattr_opt(SOURCE_TRACEBACK)?;
-                Ok(Some(Face { callback, source }))
+                let source = self.object(cx.py()).getattr_opt(SOURCE_TRACEBACK);
+                source.map(|source| Some(Face { callback, source }))
             }
             // It fails when it is called.
             Err(_) => Ok(None),
         };
-        shown::event(cx, context.as_ref(), face, || f(&protocol))
+        shown::event(cx, context, face, || f(protocol))
     }
 
     /// A flow control callback: what it raises is told, and the connection goes on.

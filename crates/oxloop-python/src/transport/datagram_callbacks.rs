@@ -183,16 +183,26 @@ impl DatagramRef {
         // Reading it may let go of the protocol: the report needs it.
         let protocol = self.0.get().get_protocol_object(py);
         let context = self.context(py, side);
-        match self.inside_apart(cx, context.as_ref(), name, f)? {
-            Some(Err(error)) if !leaves_loop(py, &error) => {
+        let Some(called) = self.protocol(py) else { return Ok(()) };
+        let result = if shown::sees_events(cx) {
+            self.seen(cx, &called, context.as_ref(), name, f)?.unwrap_or(Ok(()))
+        } else {
+            shown::inside(context.as_ref(), || f(&called))
+        };
+        match result {
+            Err(error) if !leaves_loop(py, &error) => {
                 let transport = self.0.bind(py);
                 let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
                 let callback = callback.unwrap_or_else(|| transport.clone().into_any());
                 let source = transport.getattr_opt(SOURCE_TRACEBACK)?;
                 report_event(cx, context.as_ref(), Face { callback, source }, error)
             }
-            result => result.unwrap_or(Ok(())),
+            result => result,
         }
+    }
+
+    fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.0.get().parts.lock().protocol.as_ref().map(|object| object.bind(py).clone())
     }
 
     #[inline]
@@ -213,31 +223,33 @@ impl DatagramRef {
         name: &Bound<'py, PyString>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
     ) -> PyResult<()> {
-        self.inside_apart(cx, context, name, f)?.unwrap_or(Ok(()))
+        let Some(protocol) = self.protocol(cx.py()) else { return Ok(()) };
+        if shown::sees_events(cx) {
+            return self.seen(cx, &protocol, context, name, f)?.unwrap_or(Ok(()));
+        }
+        shown::inside(context, || f(&protocol))
     }
 
-    /// The same, with the errors of `f` apart from what leaves the loop in any case.
-    #[inline]
-    fn inside_apart<'py>(
+    /// Calls for an event that the program sees; the errors of `f` are apart from what leaves the
+    /// loop in any case.
+    #[cold]
+    fn seen<'py>(
         &self,
         cx: &Bound<'py, BaseLoop>,
+        protocol: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
         name: &Bound<'py, PyString>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
     ) -> PyResult<Option<PyResult<()>>> {
-        let py = cx.py();
-        let this = self.0.get();
-        let protocol = this.parts.lock().protocol.as_ref().map(|object| object.bind(py).clone());
-        let Some(protocol) = protocol else { return Ok(None) };
-        let face = || match protocol.getattr(name) {
+        let face = match protocol.getattr(name) {
             Ok(callback) => {
-                let source = self.0.bind(py).getattr_opt(SOURCE_TRACEBACK)?;
-                Ok(Some(Face { callback, source }))
+                let source = self.0.bind(cx.py()).getattr_opt(SOURCE_TRACEBACK);
+                source.map(|source| Some(Face { callback, source }))
             }
             // It fails when it is called.
             Err(_) => Ok(None),
         };
-        shown::event(cx, context, face, || f(&protocol))
+        shown::event(cx, context, face, || f(protocol))
     }
 
     /// A flow control callback: what it raises is told, and the endpoint goes on.
