@@ -479,6 +479,40 @@ fn other_threads_write_in_their_order() {
     });
 }
 
+/// What another thread writes counts from the call on, and pauses the protocol.
+#[test]
+fn what_a_thread_writes_counts_at_once() {
+    const PIECE: usize = 10_000;
+    let event_loop = new_loop();
+    run(&event_loop, async {
+        let (address, peer) = serve_once(|socket| {
+            let (data, _) = read_all(&mut answer(socket, server_config()));
+            data.len()
+        });
+        let to = secured(address, client_config());
+        let client = Client::connect(&event_loop, to, |recorder| recorder).await.unwrap();
+        let transport = client.transport.clone();
+        let high = transport.get_write_buffer_limits().high();
+        let writing = thread::spawn(move || {
+            let mut written = 0;
+            while written <= high {
+                transport.write(vec![0; PIECE]);
+                written += PIECE;
+                assert_eq!(transport.get_write_buffer_size(), written);
+            }
+            written
+        });
+        // The loop waits for the writer here: it hears of all at once.
+        let written = writing.join().unwrap();
+        assert_eq!(client.log.lines(), ["made"]);
+        until(&event_loop, || client.log.has("resume")).await;
+        assert_eq!(client.log.lines(), ["made", "pause", "resume"]);
+        client.transport.close();
+        until(&event_loop, || peer.is_finished()).await;
+        assert_eq!(peer.join().unwrap(), written);
+    });
+}
+
 /// While nobody runs the loop each caller acts as its thread, several of them at once.
 #[test]
 fn records_of_several_threads_keep_their_order() {
