@@ -21,6 +21,8 @@ fn pure_parts_are_pure() {
                 continue;
             }
             pure += 1;
+            // Their tests may do more, such as let allocations fail.
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
             for word in IMPURE {
                 assert!(!text.contains(word), "{} mentions {word}", path.display());
             }
