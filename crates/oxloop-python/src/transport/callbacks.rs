@@ -22,6 +22,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::io;
 
+/// Reading starts in a callback, in asyncio as well.
+const WATCH_FAILED: &str = "Exception in callback StreamTransport._add_reader()";
 const READ_FAILED: &str = "Fatal read error on socket transport";
 const BUFFER_UPDATED_FAILED: &str = "Fatal error: protocol.buffer_updated() call failed.";
 pub(super) const WRITE_FAILED: &str = "Fatal write error on socket transport";
@@ -309,7 +311,9 @@ impl StreamHandler<PyFace> for StreamRef {
     fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         let error = os_error(cx.py(), &error);
         let message = match failure {
-            Failure::Watch | Failure::Read => READ_FAILED,
+            // A number that is no descriptor's: nothing will be read.
+            Failure::Watch => return self.report(cx, error, WATCH_FAILED),
+            Failure::Read => READ_FAILED,
             Failure::Write | Failure::Flush | Failure::Drain => WRITE_FAILED,
         };
         self.where_noticed(cx, failure, || self.fatal_error(cx, error, message))

@@ -18,6 +18,8 @@ use std::io;
 
 /// The most that a socket object receives at once, bytes.
 pub(super) const MAX_SIZE: usize = 256 * 1024;
+/// Receiving starts in a callback, in asyncio as well.
+const WATCH_FAILED: &str = "Exception in callback DatagramTransport._add_reader()";
 const READ_FAILED: &str = "Fatal read error on datagram transport";
 
 /// In which of its two contexts a transport calls its protocol.
@@ -101,8 +103,13 @@ impl DatagramHandler<PyFace> for DatagramRef {
         failure: Failure,
         error: io::Error,
     ) -> PyResult<()> {
-        let side = if failure == Failure::Read { Side::Read } else { Side::Write };
-        self.tell_error(cx, side, os_error(cx.py(), &error))
+        let error = os_error(cx.py(), &error);
+        match failure {
+            // A number that is no descriptor's: nothing will be received.
+            Failure::Watch => self.report(cx, error, WATCH_FAILED),
+            Failure::Read => self.tell_error(cx, Side::Read, error),
+            _ => self.tell_error(cx, Side::Write, error),
+        }
     }
 
     fn pause_writing(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {

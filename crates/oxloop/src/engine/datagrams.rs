@@ -184,9 +184,13 @@ impl<F: Face> Engine<F> {
     }
 
     /// `connection_made` was called: reads from now on.
-    pub(super) fn start_receiving(&self, token: Token) {
+    pub(super) fn start_receiving(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         self.with_endpoint(token, |endpoint| endpoint.state.start_reading());
-        self.update_endpoint(token);
+        let Err(error) = self.try_update_endpoint(token) else { return Ok(()) };
+        match self.endpoint_handler(token) {
+            Some(handler) => handler.error_received(cx, Failure::Watch, error),
+            None => Ok(()),
+        }
     }
 
     /// The selector found datagrams, or an error. Reads on, within a budget, until something is
@@ -588,18 +592,26 @@ impl<F: Face> Engine<F> {
 
     /// Tells the selector what the endpoint's state asks for now.
     fn update_endpoint(&self, token: Token) {
+        // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
+        let _ = self.try_update_endpoint(token);
+    }
+
+    fn try_update_endpoint(&self, token: Token) -> io::Result<()> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let Some(Source::Endpoint(endpoint)) = state.sources.get_mut(token) else { return };
+        let Some(Source::Endpoint(endpoint)) = state.sources.get_mut(token) else { return Ok(()) };
         let wanted = endpoint.wanted();
+        let mut updated = Ok(());
         if wanted != endpoint.registered {
-            // ENOSPC or ENOMEM: the descriptor stays as it was, and the next change tries again.
             let registered = &mut endpoint.registered;
             let watched = self.register(&endpoint.descriptor, token, registered, wanted);
-            state.watched = state.watched.saturating_add_signed(watched.unwrap_or(0));
+            updated = watched.map(|watched| {
+                state.watched = state.watched.saturating_add_signed(watched);
+            });
         }
         let idle = endpoint.handler.own(endpoint.is_active());
         drop(guard);
         drop(idle);
+        updated
     }
 }

@@ -186,7 +186,7 @@ pub trait DatagramHandler<F: Face>: Handler {
         to: &F::Address,
     ) -> Result<SentOther, F::Leave>;
 
-    /// A system call failed: [`Failure::Read`] or [`Failure::Drain`].
+    /// A system call failed: [`Failure::Watch`], [`Failure::Read`] or [`Failure::Drain`].
     fn error_received(
         &self,
         cx: F::Context<'_>,

@@ -240,7 +240,7 @@ impl<F: Face> Engine<F> {
 
     /// Starts reading a stream or an endpoint now.
     pub fn start(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
-        self.start_receiving(token);
+        self.start_receiving(cx, token)?;
         self.start_reading(cx, token)
     }
 
