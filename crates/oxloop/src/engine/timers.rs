@@ -22,7 +22,7 @@ pub struct Entry<T> {
 
 impl<T> Ord for Entry<T> {
     fn cmp(&self, other: &Entry<T>) -> Ordering {
-        // Reversed: BinaryHeap gives the greatest first. total_cmp sorts a NaN last.
+        // Reversed: BinaryHeap gives the greatest first.
         other.when.total_cmp(&self.when).then(other.order.cmp(&self.order))
     }
 }
@@ -79,9 +79,11 @@ impl<T: TimerEntry> Timers<T> {
         self.heap.try_reserve(1)
     }
 
-    /// Adds a timer that is due at `when`; [`reserve`](Self::reserve) first.
+    /// Adds a timer that is due at `when`; [`reserve`](Self::reserve) first. A NaN is due at once,
+    /// as asyncio's comparison has it.
     #[inline]
     pub fn push(&mut self, when: f64, timer: T) {
+        let when = if when.is_nan() { f64::NEG_INFINITY } else { when };
         self.order += 1;
         self.heap.push(Entry { when, order: self.order, timer });
     }
@@ -140,7 +142,6 @@ impl<T: TimerEntry> Timers<T> {
 
     /// The next timer that is due before `end`, cancelled or not.
     pub fn pop_due(&mut self, end: f64) -> Option<T> {
-        // `!(>=)` as asyncio compares: a NaN is due.
         if self.heap.peek()?.when >= end {
             return None;
         }
@@ -227,6 +228,19 @@ mod tests {
             prop_assert_eq!(seen, expected);
             prop_assert_eq!(timers.cancelled, 0);
         }
+    }
+
+    #[test]
+    fn no_number_is_due_at_once() {
+        let mut timers = Timers::default();
+        for (number, when) in [1.0, f64::NAN, f64::INFINITY, -f64::NAN].into_iter().enumerate() {
+            timers.reserve().unwrap();
+            timers.push(when, Timer(number, Rc::default()));
+        }
+        let due = std::iter::from_fn(|| timers.pop_due(0.5)).map(|timer| timer.0);
+        assert_eq!(due.collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(timers.pop_due(f64::MAX).map(|timer| timer.0), Some(0));
+        assert!(timers.pop_due(f64::MAX).is_none(), "infinity never comes");
     }
 
     #[test]
