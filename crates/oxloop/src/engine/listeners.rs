@@ -16,7 +16,11 @@ pub(super) struct Listener<F: Face> {
     batch: usize,
     pub(super) registered: Interest,
     pub(super) pending: Interest,
+    /// For the next connection, acquired before there is one.
+    room: Option<ConnectionRoom<F>>,
 }
+
+type ConnectionRoom<F> = Room<(<F as Face>::Listener, Accepted)>;
 
 impl<F: Face> Engine<F> {
     /// Accepts connections on a listening, non-blocking socket, `backlog` + 1 a turn at most.
@@ -39,6 +43,7 @@ impl<F: Face> Engine<F> {
             batch: backlog.saturating_add(1),
             registered: Interest::NONE,
             pending: Interest::NONE,
+            room: None,
         }));
         let displaced = self.displace(state, number);
         state.set_token(number, token);
@@ -83,15 +88,24 @@ impl<F: Face> Engine<F> {
         while left > 0 {
             let mut guard = self.state.lock();
             let state = &mut *guard;
-            let Some(Source::Listener(listener)) = state.sources.get(token) else { return Ok(()) };
+            let Some(Source::Listener(listener)) = state.sources.get_mut(token) else {
+                return Ok(());
+            };
             left = left.min(listener.batch) - 1;
-            let Some(socket) = listener.descriptor.borrow() else { return Ok(()) };
             let handler = listener.handler.clone();
             // The memory first: a connection that was taken is not to be lost.
-            let room = Room::new().and_then(|room| state.ready.try_reserve(1).map(|()| room));
+            let room = listener.room.take().map_or_else(Room::new, Ok);
+            let room = room.and_then(|room| state.ready.try_reserve(1).map(|()| room));
+            let Some(socket) = listener.descriptor.borrow() else { return Ok(()) };
             let accepted = match room {
-                Ok(room) => crate::sys::accept(socket).map(|accepted| (room, accepted)),
                 Err(_) => Err(Errno::NOMEM.into()),
+                Ok(room) => match crate::sys::accept(socket) {
+                    Ok(accepted) => Ok((room, accepted)),
+                    Err(error) => {
+                        listener.room = Some(room);
+                        Err(error)
+                    }
+                },
             };
             let error = match accepted {
                 Ok((room, accepted)) => {
