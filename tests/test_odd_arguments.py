@@ -67,6 +67,11 @@ class TestMemory:
             "TypeError once it has been sent",
         )
         make, expected = MEMORY[name]
+        skip_stock_bug(
+            loop_spec,
+            PYTHON >= (3, 15) and method == "among others" and expected in (TypeError, ValueError),
+            "what stands before it stays queued",
+        )
         transport, protocol, peer = await network.connect()
         if method == "write":
             before, call, after = b"", lambda: transport.write(make()), b""
@@ -135,7 +140,11 @@ class TestMemory:
             ours.setblocking(False)
             theirs.setblocking(False)
             transport, protocol = await network.datagrams(sock=ours)
-            if expected is BufferError:
+            if name == "no dimension" and PYTHON == (3, 12):
+                # Its length is asked for: older Pythons have one, newer ones do not ask.
+                with pytest.raises(TypeError):
+                    transport.sendto(make())
+            elif expected is BufferError:
                 transport.sendto(make())
                 assert isinstance(await protocol.lost(), BufferError)
                 error_contexts.clear()
