@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from .support import TIME_LIMIT, skip_stock_bug
+from .support import PYTHON, TIME_LIMIT, skip_stock_bug
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ STOPPED = "Event loop stopped before Future completed."
 
 @pytest.mark.parametrize("run", [forever, until_complete])
 class TestTwoThreads:
-    def test_one_after_the_other(self, loop, run):
+    def test_one_after_the_other(self, loop, loop_spec, run):
+        broken = PYTHON == (3, 13) and run is forever
+        skip_stock_bug(loop_spec, broken, "the run that is refused ends the other one's state")
         entered = threading.Event()
         outcomes = []
         loop.call_soon(entered.set)
