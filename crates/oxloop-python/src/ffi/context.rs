@@ -2,7 +2,6 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use std::ptr::null_mut;
 
 /// A copy of the current context (`contextvars.copy_context()`).
 pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -65,14 +64,11 @@ impl Drop for Entered<'_, '_> {
     #[cold]
     fn drop(&mut self) {
         // SAFETY: as in `leave`, on the way of a panic: guards of contexts entered since were
-        // dropped before. The panic may have left an exception set, which is put back.
+        // dropped before. An exception that the panic has left set is not looked at.
         unsafe {
-            let (mut kind, mut value, mut traceback) = (null_mut(), null_mut(), null_mut());
-            ffi::PyErr_Fetch(&mut kind, &mut value, &mut traceback);
             if ffi::PyContext_Exit(self.0.as_ptr()) != 0 {
                 ffi::PyErr_WriteUnraisable(self.0.as_ptr());
             }
-            ffi::PyErr_Restore(kind, value, traceback);
         }
     }
 }

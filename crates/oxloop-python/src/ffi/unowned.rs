@@ -45,7 +45,7 @@ mod with_gil {
 mod weak {
     use pyo3::PyClass;
     use pyo3::prelude::*;
-    use pyo3::types::{PyWeakref, PyWeakrefReference};
+    use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
     /// A weak reference: another thread may drop the last counted one at any moment.
     pub(crate) struct Unowned<T>(Py<PyWeakrefReference>, std::marker::PhantomData<Py<T>>);
