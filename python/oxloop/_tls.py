@@ -192,16 +192,22 @@ class TlsMixin(LoopBase):
         transport: SSLProtocolTransport | None,
         waiter: asyncio.Future[None],
     ) -> None:
-        if waiter.cancelled() or waiter.exception() is None:
+        if waiter.cancelled():
             return
-        self.call_exception_handler(
-            {
-                "message": "Error on transport creation for incoming connection",
-                "exception": waiter.exception(),
-                "protocol": protocol,
-                "transport": transport,
-            }
-        )
+        try:
+            waiter.result()
+        except BaseException as error:  # noqa: BLE001
+            self.call_exception_handler(
+                {
+                    "message": "Error on transport creation for incoming connection",
+                    "exception": error,
+                    "protocol": protocol,
+                    "transport": transport,
+                }
+            )
+        finally:
+            # The error's traceback leads to this frame.
+            del waiter
 
 
 def _timeout(name: str, seconds: float | None, default: float) -> float:

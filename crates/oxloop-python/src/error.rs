@@ -2,13 +2,13 @@
 
 use crate::event_loop::BaseLoop;
 use crate::ffi::calls;
+use crate::ffi::handled::handling;
 use crate::ffi::objects::{self, Errno, Int, Message, Text, interned};
 use crate::imports::{imports, logger};
 use pyo3::exceptions::{
     PyBaseException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyResourceWarning, PySystemExit,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use std::collections::TryReserveError;
 use std::io;
 
@@ -38,13 +38,26 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyBas
     error.clone_ref(py).into_value(py).into_bound(py)
 }
 
-/// `loop.call_exception_handler(context)`.
-pub(crate) fn call_exception_handler(
-    event_loop: &Bound<'_, BaseLoop>,
-    context: &Bound<'_, PyDict>,
+/// `loop.call_exception_handler(context)`, as from an `except` block that has caught `error`;
+/// `details` is what the context has beside the message and the exception.
+pub(crate) fn call_exception_handler<'a, 'py: 'a>(
+    event_loop: &Bound<'py, BaseLoop>,
+    message: &str,
+    error: &PyErr,
+    details: impl IntoIterator<Item = (&'static str, Option<&'a Bound<'py, PyAny>>)>,
 ) -> PyResult<()> {
-    let name = interned!(event_loop.py(), "call_exception_handler")?;
-    calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
+    let py = event_loop.py();
+    let raised = exception(py, error);
+    handling(&raised, || {
+        let context = objects::dict(py)?;
+        context.set_item(Text("message"), Text(message))?;
+        context.set_item(Text("exception"), &raised)?;
+        for (key, value) in details {
+            context.set_item(Text(key), value)?;
+        }
+        let name = interned!(py, "call_exception_handler")?;
+        calls::method(event_loop.as_any(), name, [context.as_any()]).map(drop)
+    })
 }
 
 /// What a report of an error names: both are `None` once the connection is lost.
@@ -54,19 +67,14 @@ pub(crate) struct Concerned<'a, 'py> {
 }
 
 /// Tells the exception handler of an error of a connection.
-pub(crate) fn report(
-    event_loop: &Bound<'_, BaseLoop>,
+pub(crate) fn report<'py>(
+    event_loop: &Bound<'py, BaseLoop>,
     message: &str,
     error: &PyErr,
-    concerned: Concerned<'_, '_>,
+    concerned: Concerned<'_, 'py>,
 ) -> PyResult<()> {
-    let py = event_loop.py();
-    let context = objects::dict(py)?;
-    context.set_item(Text("message"), Text(message))?;
-    context.set_item(Text("exception"), exception(py, error))?;
-    context.set_item(Text("transport"), concerned.transport)?;
-    context.set_item(Text("protocol"), concerned.protocol)?;
-    call_exception_handler(event_loop, &context)
+    let details = [("transport", concerned.transport), ("protocol", concerned.protocol)];
+    call_exception_handler(event_loop, message, error, details)
 }
 
 /// asyncio's `_fatal_error`, but for the closing: an OSError is the network's and only logged, in
@@ -105,9 +113,11 @@ pub(crate) fn log_error(
     let py = event_loop.py();
     let keywords = objects::dict(py)?;
     keywords.set_item(Text("exc_info"), raised)?;
-    logger(py)?
-        .call_method(Text("debug"), (Text("%r: %s"), object, Text(message)), Some(&keywords))
-        .map(drop)
+    handling(raised, || {
+        logger(py)?
+            .call_method(Text("debug"), (Text("%r: %s"), object, Text(message)), Some(&keywords))
+            .map(drop)
+    })
 }
 
 /// Warns of an open transport that goes away, as asyncio's `__del__` does: `text` is its repr.

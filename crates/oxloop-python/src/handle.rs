@@ -8,6 +8,7 @@ use crate::ffi::handle::{
     Call, Cancelled, RawHandle, RunIn, drop_call, event_loop, mark_cancelled,
 };
 use crate::ffi::handle_types;
+use crate::ffi::handled::handling;
 use crate::ffi::objects::{self, Text, interned};
 use crate::guard;
 use crate::imports::imports;
@@ -121,16 +122,14 @@ pub(crate) fn report(
     if crate::error::leaves_loop(py, &error) {
         return Err(error);
     }
-    let source = describe(event_loop, callback, args)?;
-    let context = objects::dict(py)?;
-    context.set_item(Text("message"), Text(format!("Exception in callback {source}")))?;
-    context.set_item(Text("exception"), exception(py, &error))?;
-    context.set_item(Text("handle"), handle)?;
-    let traceback = handle.getattr(Text("_source_traceback"))?;
-    if traceback.is_truthy()? {
-        context.set_item(Text("source_traceback"), traceback)?;
-    }
-    call_exception_handler(event_loop, &context)
+    handling(&exception(py, &error), || {
+        let source = describe(event_loop, callback, args)?;
+        let message = format!("Exception in callback {source}");
+        let traceback = handle.getattr(Text("_source_traceback"))?;
+        let known = traceback.is_truthy()?.then_some(("source_traceback", Some(&traceback)));
+        let details = [("handle", Some(handle))].into_iter().chain(known);
+        call_exception_handler(event_loop, &message, &error, details)
+    })
 }
 
 /// `handle._run()`.

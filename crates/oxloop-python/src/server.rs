@@ -1,10 +1,10 @@
 //! What hears of a listening socket: makes a transport for each connection taken.
 
 use crate::address::Address;
-use crate::error::{call_exception_handler, exception, leaves_loop, os_error};
+use crate::error::{call_exception_handler, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
-use crate::ffi::objects::{self, Text};
+use crate::ffi::objects::Text;
 use crate::ffi::references::clone_attached;
 use crate::ffi::{calls, context};
 use crate::imports::logger;
@@ -129,14 +129,10 @@ impl Listener {
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, message: &str, error: io::Error) -> PyResult<()> {
         let py = cx.py();
-        let context = objects::dict(py)?;
-        context.set_item(Text("message"), Text(message))?;
-        context.set_item(Text("exception"), os_error(py, &error).into_value(py))?;
         let socket = py
             .import(Text("asyncio.trsock"))?
             .call_method1(Text("TransportSocket"), (&self.sock,))?;
-        context.set_item(Text("socket"), socket)?;
-        call_exception_handler(cx, &context)
+        call_exception_handler(cx, message, &os_error(py, &error), [("socket", Some(&socket))])
     }
 }
 
@@ -189,14 +185,10 @@ impl ListenerHandler<PyFace> for ListenerRef {
         }
         // asyncio says nothing of a failing factory but in debug mode.
         if cx.get().is_debug() {
-            let context = objects::dict(py)?;
             let message = "Error on transport creation for incoming connection";
-            context.set_item(Text("message"), Text(message))?;
-            context.set_item(Text("exception"), exception(py, &refused.error))?;
-            if let Some(protocol) = refused.protocol {
-                context.set_item(Text("protocol"), protocol)?;
-            }
-            call_exception_handler(cx, &context)?;
+            let protocol = refused.protocol.as_ref().map(|protocol| protocol.bind(py));
+            let details = protocol.map(|protocol| ("protocol", Some(protocol)));
+            call_exception_handler(cx, message, &refused.error, details)?;
         }
         Ok(())
     }

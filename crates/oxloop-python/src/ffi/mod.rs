@@ -12,6 +12,7 @@ mod free_list;
 pub(crate) mod handle;
 mod handle_layout;
 pub(crate) mod handle_types;
+pub(crate) mod handled;
 pub(crate) mod interpreter;
 pub(crate) mod lent_call;
 pub(crate) mod lock;

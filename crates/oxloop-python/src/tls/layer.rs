@@ -6,6 +6,7 @@ use crate::error::{Concerned, exception, leaves_loop, log_error, memory_error, r
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{KeptBytes, bytes_of};
+use crate::ffi::handled::handling;
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{Float, Message, Text, interned};
 use crate::ffi::openssl::Wire;
@@ -113,7 +114,7 @@ impl<'py> Layer<'_, 'py> {
         let below = self.below(py);
         let raised = exception(py, error);
         if let Some(below) = &below {
-            below.force_close(py, Some(raised.clone().into_any()))?;
+            handling(&raised, || below.force_close(py, Some(raised.clone().into_any())))?;
         }
         if error.is_instance_of::<PyOSError>(py) {
             return log_error(cx, self.0.as_any(), message, &raised);
@@ -138,7 +139,7 @@ impl<'py> Layer<'_, 'py> {
         let Err(error) = ended else { return ended };
         if error.is_instance_of::<PyException>(cx.py()) {
             if let Some(below) = self.below(cx.py()) {
-                below.close(cx.py())?;
+                handling(&exception(cx.py(), &error), || below.close(cx.py()))?;
             }
         }
         Err(error)

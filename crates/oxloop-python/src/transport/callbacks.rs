@@ -4,9 +4,7 @@
 use super::common::{SOURCE_TRACEBACK, debug, schedule_lost, tell_lost};
 use super::stream::{ONE_CONTEXT, Parts, StreamRef, StreamTransport};
 use super::{extra_info, sendfile};
-use crate::error::{
-    Concerned, call_exception_handler, exception, leaves_loop, os_error, report, tell_fatal,
-};
+use crate::error::{Concerned, call_exception_handler, leaves_loop, os_error, report, tell_fatal};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
@@ -336,14 +334,9 @@ impl StreamHandler<PyFace> for StreamRef {
         let lost = self.inside_apart(cx, Kind::Lost, |_| transport.get().lose(transport, &none))?;
         match lost.unwrap_or(Ok(())) {
             Err(error) if !leaves_loop(py, &error) => {
-                let context = objects::dict(py)?;
-                context.set_item(
-                    Text("message"),
-                    "Exception in callback protocol.connection_lost()",
-                )?;
-                context.set_item(Text("exception"), exception(py, &error))?;
-                context.set_item(Text("transport"), transport)?;
-                call_exception_handler(cx, &context)
+                let message = "Exception in callback protocol.connection_lost()";
+                let details = [("transport", Some(transport.as_any()))];
+                call_exception_handler(cx, message, &error, details)
             }
             result => result,
         }

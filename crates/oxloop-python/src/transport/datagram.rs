@@ -13,6 +13,7 @@ use crate::event_loop::sockets::plain;
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, DatagramBase};
 use crate::ffi::bytes::{BytesData, bytes_of, is_bytes_like};
+use crate::ffi::handled::handling;
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{self, Int, Message, Pair, Text, interned};
 use crate::ffi::references::{at_dealloc, clone_attached};
@@ -309,7 +310,8 @@ impl DatagramTransport {
         }
         let Some(protocol) = this.get_protocol_object(py) else { return Ok(()) };
         let raised = crate::error::exception(py, &error);
-        calls::method(&protocol, interned!(py, "error_received")?, [raised.as_any()]).map(drop)
+        let name = interned!(py, "error_received")?;
+        handling(&raised, || calls::method(&protocol, name, [raised.as_any()])).map(drop)
     }
 
     pub(super) fn get_protocol_object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {

@@ -6,6 +6,7 @@ use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
 use crate::error::{Concerned, exception, leaves_loop, os_error, report, tell_fatal};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
+use crate::ffi::handled::handling;
 use crate::ffi::objects::{self, Int, interned};
 use crate::ffi::{calls, context};
 use crate::shown::{self, Face, report_event};
@@ -172,7 +173,7 @@ impl DatagramRef {
         let name = interned!(cx.py(), "error_received")?;
         let raised = exception(cx.py(), &error);
         self.call(cx, side, name, |protocol| {
-            calls::method(protocol, name, [raised.as_any()]).map(drop)
+            handling(&raised, || calls::method(protocol, name, [raised.as_any()])).map(drop)
         })
     }
 
