@@ -246,16 +246,16 @@ async def pause_writing_of_datagrams(net: Network) -> None:
 
 async def connect_read_pipe(net: Network, protocol: Any) -> tuple[Any, Any]:
     reading, writing = os.pipe()
-    end = net._stack.enter_context(open(writing, "wb", 0))
-    transport, _ = await net.loop.connect_read_pipe(lambda: protocol, open(reading, "rb", 0))  # noqa: SIM115
+    end = net._stack.enter_context(os.fdopen(writing, "wb", 0))
+    transport, _ = await net.loop.connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb", 0))
     net._stack.callback(transport.close)
     return transport, end
 
 
 async def connect_write_pipe(net: Network, protocol: Any) -> Any:
     reading, writing = os.pipe()
-    net._stack.enter_context(open(reading, "rb", 0))
-    transport, _ = await net.loop.connect_write_pipe(lambda: protocol, open(writing, "wb", 0))  # noqa: SIM115
+    net._stack.enter_context(os.fdopen(reading, "rb", 0))
+    transport, _ = await net.loop.connect_write_pipe(lambda: protocol, os.fdopen(writing, "wb", 0))
     net.keep(transport)
     return transport
 
@@ -508,6 +508,8 @@ class TestInEveryPlace:
         if not task.done():  # else it went through a call of the task's
             run_limited(loop, task)
         reports.check()
+        # Of a task of asyncio's own that was interrupted.
+        loop.set_exception_handler(lambda _, context: None)
 
 
 class TestAroundIt:
@@ -602,5 +604,3 @@ class TestAroundIt:
         del future
         gc.collect()
         assert told == [(None, None, None)]
-
-

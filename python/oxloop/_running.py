@@ -94,7 +94,16 @@ class RunningMixin(ExecutorMixin):
         if is_new:
             # If it does not finish an exception says so; no message on top of that.
             task._log_destroy_pending = False
-        task.add_done_callback(self._stop_when_done)
+        runs = True
+
+        def stop_when_done(future: asyncio.Future[Any]) -> None:
+            # An interrupt may leave the run when this is queued: it would stop the next one.
+            error = None if future.cancelled() else future.exception()
+            # A KeyboardInterrupt or SystemExit has left run_forever already.
+            if runs and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+                self.stop()
+
+        task.add_done_callback(stop_when_done)
         try:
             self.run_forever()
         except BaseException:
@@ -103,18 +112,12 @@ class RunningMixin(ExecutorMixin):
                 task.exception()
             raise
         finally:
-            task.remove_done_callback(self._stop_when_done)
+            task.remove_done_callback(stop_when_done)
+            runs = False
         if not task.done():
             raise RuntimeError("Event loop stopped before Future completed.")
         result: _T = task.result()
         return result
-
-    def _stop_when_done(self, future: asyncio.Future[Any]) -> None:
-        # A KeyboardInterrupt or SystemExit has left run_forever already.
-        if future.cancelled() or not isinstance(
-            future.exception(), (SystemExit, KeyboardInterrupt)
-        ):
-            self.stop()
 
     def close(self) -> None:
         """Closes the loop, for good and at most once; the default executor is not waited for.

@@ -187,6 +187,10 @@ class SubprocessMixin(PipeMixin, ChildMixin):
             await waiter
         except (SystemExit, KeyboardInterrupt):
             raise
+        except GeneratorExit:
+            # Nobody will resume this coroutine.
+            transport.close()
+            raise
         except BaseException:
             transport.close()
             await exited

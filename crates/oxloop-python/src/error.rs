@@ -6,7 +6,8 @@ use crate::ffi::handled::handling;
 use crate::ffi::objects::{self, Errno, Int, Message, Text, interned};
 use crate::imports::{imports, logger};
 use pyo3::exceptions::{
-    PyBaseException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyResourceWarning, PySystemExit,
+    PyBaseException, PyException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyResourceWarning,
+    PySystemExit,
 };
 use pyo3::prelude::*;
 use std::collections::TryReserveError;
@@ -77,27 +78,28 @@ pub(crate) fn report<'py>(
     call_exception_handler(event_loop, message, error, details)
 }
 
-/// asyncio's `_fatal_error`, but for the closing: an OSError is the network's and only logged, in
-/// debug mode; the rest goes to the exception handler. Returns the exception. What is to leave the
-/// loop comes back.
-pub(crate) fn tell_fatal<'py>(
+/// asyncio's `_fatal_error`: an OSError is the network's and only logged, in debug mode; the rest
+/// goes to the exception handler. `force_close` ends the connection with the exception, also where
+/// the report leaves the loop. What is to leave the loop itself comes back.
+pub(crate) fn fatal_error<'py>(
     event_loop: &Bound<'py, BaseLoop>,
     transport: &Bound<'_, PyAny>,
     protocol: Option<&Bound<'_, PyAny>>,
     message: &str,
     error: PyErr,
-) -> PyResult<Bound<'py, PyBaseException>> {
+    force_close: impl FnOnce(Option<Bound<'py, PyAny>>) -> PyResult<()>,
+) -> PyResult<()> {
     let py = event_loop.py();
     if leaves_loop(py, &error) {
         return Err(error);
     }
     let raised = exception(py, &error);
-    if error.is_instance_of::<PyOSError>(py) {
-        log_error(event_loop, transport, message, &raised)?;
+    let told = if error.is_instance_of::<PyOSError>(py) {
+        log_error(event_loop, transport, message, &raised)
     } else {
-        report(event_loop, message, &error, Concerned { transport: Some(transport), protocol })?;
-    }
-    Ok(raised)
+        report(event_loop, message, &error, Concerned { transport: Some(transport), protocol })
+    };
+    finally(py, told, || force_close(Some(raised.into_any())))
 }
 
 /// Logs an error of the network's, in debug mode: `object` is what it happened to.
@@ -132,6 +134,54 @@ pub(crate) fn warn_unclosed(
     let arguments =
         (Text(format!("unclosed transport {text}")), py.get_type::<PyResourceWarning>());
     imports(py)?.warn.call(py, arguments, Some(&keywords)).map(drop)
+}
+
+/// Calls `last` whether `result` is an error or not, as Python's `finally` does: in the block of
+/// the exception, and with [`foremost`] for an error of its own.
+pub(crate) fn finally<R>(
+    py: Python<'_>,
+    result: PyResult<R>,
+    last: impl FnOnce() -> PyResult<()>,
+) -> PyResult<R> {
+    match result {
+        Ok(value) => last().map(|()| value),
+        Err(error) => match handling(&exception(py, &error), last) {
+            Ok(()) => Err(error),
+            Err(later) => Err(foremost(py, error, later)),
+        },
+    }
+}
+
+/// The one of two exceptions that goes on: the later one, whose context is the first, as in Python.
+/// But one that leaves the loop is not replaced by one that does not, which goes to
+/// `sys.unraisablehook` then.
+#[cold]
+pub(crate) fn foremost(py: Python<'_>, first: PyErr, later: PyErr) -> PyErr {
+    if leaves_loop(py, &first) && !leaves_loop(py, &later) {
+        later.write_unraisable(py, None);
+        return first;
+    }
+    if later.context(py).is_none() && !later.value(py).is(first.value(py)) {
+        later.set_context(py, Some(first));
+    }
+    later
+}
+
+/// Tells of what fails where an object ends, as nobody is there to hear of it.
+pub(crate) fn unraisable<const N: usize>(py: Python<'_>, results: [PyResult<()>; N]) {
+    for error in results.into_iter().filter_map(Result::err) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// The value of an attempt that may fail: `None` for what `except Exception` catches. All other
+/// exceptions are the caller's to pass on.
+pub(crate) fn attempt<R>(py: Python<'_>, result: PyResult<R>) -> PyResult<Option<R>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether an exception leaves `run_forever` instead of going to the exception handler.

@@ -50,6 +50,10 @@ impl Face for PyFace {
         BaseLoop::own_clock(event_loop)
     }
 
+    fn foremost(event_loop: &Bound<'_, BaseLoop>, first: PyErr, later: PyErr) -> PyErr {
+        crate::error::foremost(event_loop.py(), first, later)
+    }
+
     /// asyncio's run_forever lets the selector's OSError out.
     fn wait_failed(event_loop: &Bound<'_, BaseLoop>, error: io::Error) -> PyResult<()> {
         Err(crate::error::os_error(event_loop.py(), &error))

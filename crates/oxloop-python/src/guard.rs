@@ -49,6 +49,7 @@ impl Drop for Held<'_, '_> {
         self.guard.running.store(0, Ordering::SeqCst);
         let waiters = std::mem::take(&mut *self.guard.waiters.lock());
         for lock in waiters {
+            // A lock's method: it runs no Python code, and so no signal handler.
             if let Err(error) = lock.call_method0(self.py, "release") {
                 error.write_unraisable(self.py, Some(lock.bind(self.py)));
             }

@@ -24,6 +24,8 @@ pub(crate) struct Imports {
     pub(crate) logger: Py<PyAny>,
     /// `asyncio.base_events._format_handle`
     pub(crate) format_handle: Py<PyAny>,
+    /// `asyncio.base_events._set_nodelay`: small writes leave at once
+    pub(crate) set_nodelay: Py<PyAny>,
     /// `asyncio.format_helpers._format_callback_source`
     pub(crate) format_callback_source: Py<PyAny>,
     /// `asyncio.format_helpers.extract_stack`
@@ -52,6 +54,7 @@ pub(crate) fn imports(py: Python<'_>) -> PyResult<&Imports> {
             warn: get("warnings", "warn")?,
             logger: get("asyncio.log", "logger")?,
             format_handle: get("asyncio.base_events", "_format_handle")?,
+            set_nodelay: get("asyncio.base_events", "_set_nodelay")?,
             format_callback_source: get(helpers, "_format_callback_source")?,
             extract_stack: get(helpers, "extract_stack")?,
         })

@@ -1,6 +1,8 @@
 //! `oxloop._oxloop`: the native part of the oxloop Python package. This file only lists what it
 //! exports; `event_loop/` has a file for each section of asyncio's event-loop page.
 #![deny(unsafe_code)]
+// What Python code raises is dropped nowhere.
+#![deny(clippy::let_underscore_must_use, clippy::unused_result_ok, clippy::map_err_ignore)]
 #![allow(missing_docs, reason = "an extension module: its users read the Python stubs")]
 
 mod address;

@@ -1,7 +1,7 @@
 //! What hears of a listening socket: makes a transport for each connection taken.
 
 use crate::address::Address;
-use crate::error::{call_exception_handler, leaves_loop, os_error};
+use crate::error::{call_exception_handler, finally, leaves_loop, os_error};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::objects::Text;
@@ -17,6 +17,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// A listening socket of a server. The engine's source owns the only reference.
 #[pyclass(frozen, module = "oxloop._oxloop")]
@@ -54,7 +55,9 @@ impl Listener {
         let py = sock.py();
         // Linux hands TCP_NODELAY down to the connections made from here on: one call instead of
         // one each. A socket that has listened before may have others.
-        stream::set_nodelay(&sock);
+        if let Some(socket) = descriptor.borrow() {
+            set_nodelay(socket);
+        }
         let late = is_readable(descriptor);
         let context = context::copy_current(py)?;
         let listener = Listener {
@@ -68,11 +71,27 @@ impl Listener {
         Ok(ListenerRef(Py::new(py, listener)?))
     }
 
+    /// Makes the transport of a connection, and tells where that fails.
+    fn accept(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
+        let py = cx.py();
+        let Err(refused) = self.open(cx, accepted) else { return Ok(()) };
+        if leaves_loop(py, &refused.error) {
+            return Err(refused.error);
+        }
+        // asyncio says nothing of a failing factory but in debug mode.
+        if cx.get().is_debug() {
+            let message = "Error on transport creation for incoming connection";
+            let protocol = refused.protocol.as_ref().map(|protocol| protocol.bind(py));
+            let details = protocol.map(|protocol| ("protocol", Some(protocol)));
+            call_exception_handler(cx, message, &refused.error, details)?;
+        }
+        Ok(())
+    }
+
     fn open(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> Result<(), Refused> {
         let py = cx.py();
         if self.late {
-            // A socket of another kind has no such option, and no need of it.
-            let _ = rustix::net::sockopt::set_tcp_nodelay(&accepted.descriptor, true);
+            set_nodelay(accepted.descriptor.as_fd());
         }
         let context = context::copy(self.context.bind(py))?;
         let inside = context.clone_ref(py);
@@ -101,10 +120,13 @@ impl Listener {
                     .map_err(|error| Refused { error, protocol: Some(protocol.unbind()) })
             })())
         })?;
-        if let (Err(_), Some(sock)) = (&opened, lender) {
-            sock.call_method0(Text("close"))?;
+        match (opened, lender) {
+            (Err(Refused { error, protocol }), Some(sock)) => {
+                let closed = finally(py, Err(error), || sock.call_method0(Text("close")).map(drop));
+                closed.map_err(|error| Refused { error, protocol })
+            }
+            (opened, _) => opened,
         }
-        opened
     }
 
     /// Whom the connection talks to: the program's protocol, or TLS in front of it.
@@ -134,6 +156,12 @@ impl Listener {
             .call_method1(Text("TransportSocket"), (&self.sock,))?;
         call_exception_handler(cx, message, &os_error(py, &error), [("socket", Some(&socket))])
     }
+}
+
+/// Small writes leave at once.
+fn set_nodelay(socket: BorrowedFd<'_>) {
+    #[expect(clippy::let_underscore_must_use, reason = "sockets without it have no need of it")]
+    let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
 }
 
 /// Whether a listening socket has connections to accept.
@@ -168,29 +196,14 @@ impl Clone for ListenerRef {
 
 impl ListenerHandler<PyFace> for ListenerRef {
     fn connected(&self, cx: &Bound<'_, BaseLoop>, accepted: Accepted) -> PyResult<()> {
-        let py = cx.py();
         let listener = self.0.get();
-        let opened = if shown::sees_events(cx) {
-            let callback = listener.protocol_factory.bind(py).clone();
-            let face = Face { callback, source: None };
-            let opened =
-                shown::event(cx, None, Ok(Some(face)), || Ok(listener.open(cx, accepted)))?;
-            opened.unwrap_or(Ok(Ok(())))?
-        } else {
-            listener.open(cx, accepted)
-        };
-        let Err(refused) = opened else { return Ok(()) };
-        if leaves_loop(py, &refused.error) {
-            return Err(refused.error);
+        if !shown::sees_events(cx) {
+            return listener.accept(cx, accepted);
         }
-        // asyncio says nothing of a failing factory but in debug mode.
-        if cx.get().is_debug() {
-            let message = "Error on transport creation for incoming connection";
-            let protocol = refused.protocol.as_ref().map(|protocol| protocol.bind(py));
-            let details = protocol.map(|protocol| ("protocol", Some(protocol)));
-            call_exception_handler(cx, message, &refused.error, details)?;
-        }
-        Ok(())
+        let callback = listener.protocol_factory.bind(cx.py()).clone();
+        let face = Face { callback, source: None };
+        let accepted = shown::event(cx, None, Ok(Some(face)), || listener.accept(cx, accepted))?;
+        accepted.unwrap_or(Ok(()))
     }
 
     fn out_of_resources(&self, cx: &Bound<'_, BaseLoop>, error: io::Error) -> PyResult<()> {

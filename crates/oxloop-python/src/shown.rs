@@ -1,7 +1,7 @@
 //! What the program sees of the calls that the loop makes: the handle that runs, how long it took,
 //! and, in debug mode or for whoever has replaced `Handle._run`, a handle for each event.
 
-use crate::error::leaves_loop;
+use crate::error::{finally, leaves_loop};
 use crate::event_loop::BaseLoop;
 use crate::ffi::handle::RawHandle;
 use crate::ffi::objects::{Float, Text, interned};
@@ -52,8 +52,7 @@ fn timed<R>(
         let result = call()?;
         Ok((result, engine.now(event_loop)? - start))
     });
-    current.reset()?;
-    let (result, took) = called?;
+    let (result, took) = finally(py, called, || current.reset())?;
     if Float(took).into_pyobject(py)?.ge(event_loop.getattr(Text("slow_callback_duration"))?)? {
         let text = calls::function(imports(py)?.format_handle.bind(py), [handle])?;
         let format = interned!(py, "Executing %s took %.3f seconds")?.as_any();

@@ -10,7 +10,7 @@ use oxloop::engine::{Descriptor, Side};
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyCFunction, PyTuple};
+use pyo3::types::{PyBytes, PyCFunction, PyInt, PyTuple};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
@@ -24,8 +24,9 @@ pub(super) fn recv_now<'py>(
     count: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = sock.py();
-    // Nothing at all, and what is no number, Python decides without the system.
-    let room: Option<isize> = count.extract().ok();
+    // Nothing at all, and what is no plain number, Python decides without the system.
+    let count_of = |count: &Bound<'py, PyInt>| count.extract::<isize>().ok();
+    let room = count.cast_exact::<PyInt>().ok().and_then(count_of);
     let room = room.and_then(|room| usize::try_from(room).ok()).filter(|&room| room > 0);
     let (Some(socket), Some(room)) = (plain(sock)?, room) else {
         return unless_blocked(py, sock.call_method1(interned!(py, "recv")?, (count,)));
@@ -150,6 +151,7 @@ pub(super) fn wait_ended(
     let args = watcher.0.object(slf.py()).getattr(Text("_args"))?;
     // Another operation may have taken its place.
     let Ok(args) = args.cast::<PyTuple>() else { return Ok(()) };
+    // Made by `wait_ready`, or shorter: IndexError is all that can be.
     if args.get_item(1).is_ok_and(|waiting| waiting.is(future)) {
         if let Some(old) = engine.unwatch(fd, side) {
             crate::handle::cancel(&old.0.object(slf.py()))?;

@@ -9,6 +9,7 @@
 //! as soon as it has memory, and before PyO3 has filled that in it makes an instance dictionary
 //! (3.11, 3.12), which may set off a collection.
 
+use super::panics::contained;
 use super::slots::are_all;
 use crate::ffi::objects::{self, Message, Text};
 use pyo3::PyClass;
@@ -176,12 +177,16 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
 
 /// The collector calls this for each transport of a cycle before it clears any object of it.
 unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
-    // A panic must not cross into C; a transport that cannot be closed is left to its dealloc.
-    let _ = std::panic::catch_unwind(|| {
-        // SAFETY: finalizers are called attached, with a live object.
-        let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
+    // SAFETY: finalizers are called attached, with a live object.
+    let object = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) };
+    let finalized = contained(|| {
         crate::transport::finalize(&object);
+        Ok(())
     });
+    if let Err(panic) = finalized {
+        // A transport that cannot be closed is left to its dealloc.
+        panic.write_unraisable(object.py(), Some(&object));
+    }
 }
 
 unsafe extern "C" fn traverse(

@@ -2,7 +2,7 @@
 
 use crate::ffi::objects::{self, Message, interned};
 use oxloop::engine::Data;
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::{PyBufferError, PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
@@ -194,6 +194,7 @@ fn lend<'py, R>(
         Bound::from_owned_ptr_or_err(py, view)?
     };
     let result = f(&view);
+    // Runs no Python code: BufferError is all it can say.
     let released = view.call_method0(interned!(py, "release")?).is_ok();
     Ok((result, released))
 }
@@ -260,7 +261,10 @@ pub(crate) fn fill_object<R>(
             unsafe { std::slice::from_raw_parts_mut(view.buf.cast::<u8>(), view.len as usize) };
         fill(memory)
     });
-    filled.map_err(|_| not_writable(object))
+    filled.map_err(|error| match error.is_instance_of::<PyException>(object.py()) {
+        true => not_writable(object),
+        false => error,
+    })
 }
 
 #[cold]

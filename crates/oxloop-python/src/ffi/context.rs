@@ -1,5 +1,6 @@
 //! contextvars by the C API: copy, enter, leave.
 
+use crate::error::finally;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -30,7 +31,7 @@ pub(crate) fn run<R>(context: &Bound<'_, PyAny>, f: impl FnOnce() -> PyResult<R>
     let result = f();
     match entered.leave() {
         Ok(()) => result,
-        Err(error) => result.and(Err(error)),
+        Err(error) => finally(context.py(), result, || Err(error)),
     }
 }
 

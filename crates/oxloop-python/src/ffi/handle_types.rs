@@ -15,19 +15,19 @@
 use super::free_list;
 use super::handle_layout::{self, Classes, Layout};
 use super::nesting::in_turn;
+use super::panics::contained;
 use super::run_method;
 use super::slots::slot;
 use super::stock_handle;
 use super::template;
 use crate::ffi::objects::{self, Message, Text};
-use pyo3::exceptions::{PyAttributeError, PyRuntimeError, PySystemError};
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyType};
 use std::ffi::{CStr, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The types and their layout.
 pub(super) struct Types {
@@ -261,22 +261,17 @@ unsafe extern "C" fn context(object: *mut ffi::PyObject, _: *mut c_void) -> *mut
     // SAFETY: the descriptor calls attached, with an instance of our types. Its slots are replaced
     // in its critical section alone.
     unsafe {
-        let py = Python::assume_attached();
-        let handle = Bound::from_borrowed_ptr(py, object);
-        let found = with_critical_section(&handle, || {
-            let types = types(py)?;
-            own_context(object, &types.layout)?;
-            let value = *slot(object, types.layout.context);
-            let value = Bound::from_borrowed_ptr_or_opt(py, value);
-            value.ok_or_else(|| PyAttributeError::new_err(Message("_context")))
-        });
-        match found {
-            Ok(value) => value.into_ptr(),
-            Err(error) => {
-                error.restore(py);
-                std::ptr::null_mut()
-            }
-        }
+        entry(object, |handle| {
+            let py = handle.py();
+            let found = with_critical_section(handle, || {
+                let types = types(py)?;
+                own_context(object, &types.layout)?;
+                let value = *slot(object, types.layout.context);
+                let value = Bound::from_borrowed_ptr_or_opt(py, value);
+                value.ok_or_else(|| PyAttributeError::new_err(Message("_context")))
+            });
+            found.map(Bound::unbind)
+        })
     }
 }
 
@@ -370,14 +365,13 @@ unsafe fn entry(
     body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<Py<PyAny>>,
 ) -> *mut ffi::PyObject {
     // A panic must not cross into C.
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    let result = contained(|| {
         // SAFETY: as the caller says.
         body(&unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), object) })
-    }));
+    });
     let error = match result {
-        Ok(Ok(object)) => return object.into_ptr(),
-        Ok(Err(error)) => error,
-        Err(_) => PySystemError::new_err(Message("panic in a method of a handle")),
+        Ok(object) => return object.into_ptr(),
+        Err(error) => error,
     };
     // SAFETY: as the caller says.
     error.restore(unsafe { Python::assume_attached() });

@@ -4,6 +4,7 @@
 //! and at most `context=`, and pass every other call on to the method that PyO3 made, which
 //! knows all forms and errors.
 
+use super::panics::contained;
 use crate::error::memory_error;
 use crate::event_loop::{BaseLoop, scheduling};
 use crate::ffi::objects::{Message, Text, interned};
@@ -13,7 +14,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 use std::ffi::CStr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A fast method: its name, and how many arguments stand before the callback.
@@ -152,14 +152,13 @@ unsafe fn call(
     schedule: impl FnOnce(Arguments<'_, '_>) -> PyResult<Py<PyAny>>,
 ) -> *mut ffi::PyObject {
     // A panic must not cross into C.
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    let result = contained(|| {
         // SAFETY: as the caller says.
         unsafe { dispatch(Python::assume_attached(), fast, slf, args, count, names, schedule) }
-    }));
+    });
     let error = match result {
-        Ok(Ok(object)) => return object.into_ptr(),
-        Ok(Err(error)) => error,
-        Err(_) => PySystemError::new_err(Message("panic in a scheduling method")),
+        Ok(object) => return object.into_ptr(),
+        Err(error) => error,
     };
     // SAFETY: as the caller says. (`Python::attach` would refuse while the interpreter shuts down.)
     error.restore(unsafe { Python::assume_attached() });

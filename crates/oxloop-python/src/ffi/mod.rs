@@ -20,6 +20,7 @@ pub(crate) mod methods;
 mod nesting;
 pub(crate) mod objects;
 pub(crate) mod openssl;
+mod panics;
 pub(crate) mod references;
 pub(crate) mod run_method;
 pub(crate) mod slots;

@@ -155,7 +155,7 @@ pub(crate) fn recycle(mut memory: Vec<u8>) {
 
 fn keep(place: &'static std::thread::LocalKey<RefCell<Vec<u8>>>, memory: Vec<u8>) {
     if memory.capacity() <= SPARE {
-        // Not there any more while the thread ends: then it is freed.
+        #[expect(clippy::let_underscore_must_use, reason = "freed where the thread ends")]
         let _ = place.try_with(|place| {
             let mut kept = place.borrow_mut();
             if kept.capacity() < memory.capacity() {

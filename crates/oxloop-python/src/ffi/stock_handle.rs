@@ -122,6 +122,7 @@ impl Stock {
     pub(super) fn unschedule(&self) {
         let (from, to) = (SCHEDULED, IDLE);
         // Otherwise it was cancelled.
+        #[expect(clippy::let_underscore_must_use, reason = "another thread was faster")]
         let _ = self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 

@@ -226,6 +226,7 @@ impl SslEngine {
         name: &Bound<'_, pyo3::types::PyString>,
     ) -> Result<Progress, Failed<PyErr>> {
         let called = self.known(calls::method(self.object.bind(py), name, []));
+        // Runs no Python code: it reads a number of a MemoryBIO.
         self.look(py).map_err(Failed::Other)?;
         let Err(error) = called else { return Ok(Progress::Done) };
         if is_again(py, &error).map_err(Failed::Other)? {

@@ -2,7 +2,7 @@
 
 use super::engine::is_certificate_error;
 use super::protocol::{Below, SslProtocol};
-use crate::error::{Concerned, exception, leaves_loop, log_error, memory_error, report};
+use crate::error::{Concerned, exception, finally, leaves_loop, log_error, memory_error, report};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{KeptBytes, bytes_of};
@@ -139,7 +139,7 @@ impl<'py> Layer<'_, 'py> {
         let Err(error) = ended else { return ended };
         if error.is_instance_of::<PyException>(cx.py()) {
             if let Some(below) = self.below(cx.py()) {
-                handling(&exception(cx.py(), &error), || below.close(cx.py()))?;
+                return finally(cx.py(), Err(error), || below.close(cx.py()));
             }
         }
         Err(error)

@@ -6,6 +6,7 @@
 use super::engine::SslEngine;
 use super::layer::Layer;
 use super::transport::TlsTransport;
+use crate::error::finally;
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::ffi::bytes::{BytesData, KeptBytes};
@@ -353,10 +354,10 @@ impl SslProtocol {
         let (layer, cx) = (Layer(slf), this.event_loop(py));
         let tell = layer.transport_lost();
         let told = match layer.application(py) {
-            Some(protocol) if tell => {
-                let callback = protocol.getattr(interned!(py, "connection_lost")?)?;
-                queue(cx, &callback, objects::tuple(py, [exc])?, context::copy_current(py)?)
-            }
+            Some(protocol) if tell => interned!(py, "connection_lost")
+                .and_then(|name| protocol.getattr(name))
+                .and_then(|lost| Ok((lost, objects::tuple(py, [exc])?, context::copy_current(py)?)))
+                .and_then(|(lost, args, context)| queue(cx, &lost, args, context)),
             _ => Ok(()),
         };
         let lost = {
@@ -368,13 +369,11 @@ impl SslProtocol {
             transport.get().let_go();
         }
         drop(lost);
-        let discarded = this.engine.discard(py);
+        let discarded = finally(py, told, || this.engine.discard(py));
         let error = (!exc.is_none()).then(|| PyErr::from_value(exc.clone()));
-        let woken = layer.wake_waiter(cx, error.as_ref());
-        let cancelled = layer
-            .cancel_timer(cx, Timer::Shutdown)
-            .and_then(|()| layer.cancel_timer(cx, Timer::Handshake));
-        told.and(discarded).and(woken).and(cancelled)
+        let woken = finally(py, discarded, || layer.wake_waiter(cx, error.as_ref()));
+        let cancelled = finally(py, woken, || layer.cancel_timer(cx, Timer::Shutdown));
+        finally(py, cancelled, || layer.cancel_timer(cx, Timer::Handshake))
     }
 
     // What is scheduled

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::protocol::SslProtocol;
-use crate::error::warn_unclosed;
+use crate::error::{unraisable, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::ffi::base_types::TransportBase;
 use crate::ffi::bytes::is_bytes_like;
@@ -96,9 +96,7 @@ impl TlsTransport {
         }
         at_dealloc(|py| {
             let text = "<oxloop.SSLProtocolTransport object>";
-            if let Err(error) = warn_unclosed(py, text, slf.map(Bound::as_any)) {
-                error.write_unraisable(py, None);
-            }
+            unraisable(py, [warn_unclosed(py, text, slf.map(Bound::as_any))]);
         });
     }
 

@@ -4,7 +4,9 @@
 use super::common::{SOURCE_TRACEBACK, debug, schedule_lost, tell_lost};
 use super::stream::{ONE_CONTEXT, Parts, StreamRef, StreamTransport};
 use super::{extra_info, sendfile};
-use crate::error::{Concerned, call_exception_handler, leaves_loop, os_error, report, tell_fatal};
+use crate::error::{
+    Concerned, attempt, call_exception_handler, fatal_error, finally, leaves_loop, os_error, report,
+};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::bytes::{fill_object, filled};
@@ -15,7 +17,7 @@ use crate::shown::{self, Face};
 use crate::tls::{Layer, SslProtocol};
 use lock_api::Mutex;
 use oxloop::engine::{Failure, Received, Recv, StreamHandler};
-use pyo3::exceptions::{PyBaseException, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::io;
@@ -36,15 +38,18 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The protocol's callback of that kind.
-    fn callback<'py>(self, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// The protocol's callback of that kind, for debug mode. One that cannot be had is told when
+    /// it is called.
+    fn callback<'py>(self, protocol: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let find = |name: &str| attempt(protocol.py(), protocol.getattr(Text(name)));
         match self {
-            Kind::Read => protocol
-                .getattr(Text("data_received"))
-                .or_else(|_| protocol.getattr(Text("buffer_updated"))),
-            Kind::Eof => protocol.getattr(Text("eof_received")),
-            Kind::Write => protocol.getattr(Text("resume_writing")),
-            Kind::Lost => protocol.getattr(Text("connection_lost")),
+            Kind::Read => match find("data_received")? {
+                None => find("buffer_updated"),
+                found => Ok(found),
+            },
+            Kind::Eof => find("eof_received"),
+            Kind::Write => find("resume_writing"),
+            Kind::Lost => find("connection_lost"),
         }
     }
 }
@@ -79,11 +84,12 @@ pub(super) trait Caller {
 
     /// Writing goes on later: in the context of now.
     fn note_writer(&self, cx: &Bound<'_, BaseLoop>, noticed: Failure) {
-        // Without memory for a context the callbacks run in the loop's own.
         let context = match noticed {
             Failure::Flush => self.copy_own(cx.py()),
             _ => context::copy_current(cx.py()).map(Some),
         };
+        // No Python code runs here: only memory may be missing. Without a context of their own the
+        // callbacks run in the loop's.
         let context = context.unwrap_or_default();
         let old = std::mem::replace(&mut self.parts().lock().write_context, context);
         drop(old);
@@ -116,14 +122,17 @@ pub(super) trait Caller {
         self.inside(cx, kind, |_| f()).map(drop)
     }
 
-    /// Tells of an error that ends the connection; returns the exception.
-    fn tell_fatal<'py>(
+    /// Tells of an error that ends the connection, which `force_close` does.
+    fn end_by<'py>(
         &self,
         cx: &Bound<'py, BaseLoop>,
         error: PyErr,
         message: &str,
-    ) -> PyResult<Bound<'py, PyBaseException>> {
-        tell_fatal(cx, self.object(cx.py()), self.protocol(cx.py()).as_ref(), message, error)
+        force_close: impl FnOnce(Option<Bound<'py, PyAny>>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let protocol = self.protocol(cx.py());
+        let transport = self.object(cx.py());
+        fatal_error(cx, transport, protocol.as_ref(), message, error, force_close)
     }
 
     /// Calls `f` with the protocol, in the context of its reading or writing; `None` where the
@@ -183,13 +192,13 @@ pub(super) trait Caller {
         context: Option<&Bound<'py, PyAny>>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> PyResult<Option<PyResult<R>>> {
-        let face = match kind.callback(protocol) {
-            Ok(callback) => {
+        let face = match kind.callback(protocol)? {
+            Some(callback) => {
                 let source = self.object(cx.py()).getattr_opt(SOURCE_TRACEBACK);
                 source.map(|source| Some(Face { callback, source }))
             }
             // It fails when it is called.
-            Err(_) => Ok(None),
+            None => Ok(None),
         };
         shown::event(cx, context, face, || f(protocol))
     }
@@ -294,11 +303,8 @@ impl StreamHandler<PyFace> for StreamRef {
         }
     }
 
-    fn drained(&self, cx: &Bound<'_, BaseLoop>) {
-        let transport = self.0.bind(cx.py());
-        if let Err(error) = sendfile::settle(transport, None) {
-            error.write_unraisable(cx.py(), Some(transport.as_any()));
-        }
+    fn drained(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        sendfile::settle(self.0.bind(cx.py()), None)
     }
 
     /// Sockets hear of it by reading and writing.
@@ -317,14 +323,12 @@ impl StreamHandler<PyFace> for StreamRef {
         self.where_noticed(cx, failure, || self.fatal_error(cx, error, message))
     }
 
-    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         if cx.get().engine.is_closed() {
-            return;
+            return Ok(());
         }
         let transport = self.0.bind(cx.py());
-        if let Err(error) = transport.get().schedule_lost(transport, None) {
-            error.write_unraisable(cx.py(), Some(transport.as_any()));
-        }
+        transport.get().schedule_lost(transport, None)
     }
 
     fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
@@ -437,8 +441,8 @@ impl StreamRef {
         error: PyErr,
         message: &str,
     ) -> PyResult<()> {
-        let raised = self.tell_fatal(cx, error, message)?;
-        StreamTransport::force_close(self.0.bind(cx.py()), Some(raised.into_any()))
+        let transport = self.0.bind(cx.py());
+        self.end_by(cx, error, message, |raised| StreamTransport::force_close(transport, raised))
     }
 }
 
@@ -489,8 +493,7 @@ impl StreamTransport {
         }
         let called = tell_lost(StreamRef(slf.clone().unbind()).protocol(py), exception);
         // Whoever sends a file by it hears of it, too.
-        let settled = sendfile::settle(slf, Some(exception));
-        let finished = extra_info::finish(slf);
-        called.and(settled).and(finished)
+        let settled = finally(py, called, || sendfile::settle(slf, Some(exception)));
+        finally(py, settled, || extra_info::finish(slf))
     }
 }

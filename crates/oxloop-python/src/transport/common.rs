@@ -8,7 +8,7 @@ use crate::ffi::{calls, context};
 use crate::imports::logger;
 use oxloop::engine::{Limits, StreamInfo, Token};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -163,13 +163,20 @@ pub(crate) fn limits(
 
 /// A mark in whole bytes, rounded down: that many bytes are over it or at it just as before.
 fn mark(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let py = value.py();
     match value.extract() {
         Ok(bytes) => Ok(bytes),
         // No integer, or too large for one.
-        Err(_) => match value.extract::<f64>() {
-            Ok(bytes) => Ok(bytes as usize),
-            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(usize::MAX),
-            Err(error) => Err(error),
-        },
+        Err(error)
+            if error.is_instance_of::<PyTypeError>(py)
+                || error.is_instance_of::<PyOverflowError>(py) =>
+        {
+            match value.extract::<f64>() {
+                Ok(bytes) => Ok(bytes as usize),
+                Err(error) if error.is_instance_of::<PyOverflowError>(py) => Ok(usize::MAX),
+                Err(error) => Err(error),
+            }
+        }
+        Err(error) => Err(error),
     }
 }

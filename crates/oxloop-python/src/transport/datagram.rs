@@ -6,7 +6,7 @@ use super::common::{
 };
 use super::extra_info::{self, transport_socket};
 use super::peers::{self, Peers};
-use crate::error::{leaves_loop, memory_error, os_error, warn_unclosed};
+use crate::error::{finally, leaves_loop, memory_error, os_error, unraisable, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::event_loop::sockets::plain;
@@ -25,7 +25,8 @@ use oxloop::engine::{
     StreamInfo, Token,
 };
 use pyo3::exceptions::{
-    PyBlockingIOError, PyInterruptedError, PyMemoryError, PyOSError, PyTypeError, PyValueError,
+    PyBlockingIOError, PyBufferError, PyInterruptedError, PyMemoryError, PyOSError, PyTypeError,
+    PyValueError,
 };
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -95,8 +96,8 @@ pub(crate) fn open(
     let engine = &event_loop.get().engine;
     let Origin { descriptor, sock, address } = origin;
     let known = extra_of(&sock, extra)?;
-    let connected =
-        known.get_item(Text("peername"))?.is_some_and(|name| name.is_truthy().unwrap_or(true));
+    let peer = known.get_item(Text("peername"))?;
+    let connected = peer.map_or(Ok(false), |name| name.is_truthy())?;
     let remote = match &address {
         Some(address) => address.is_truthy()?,
         None => false,
@@ -154,14 +155,10 @@ fn extra_of<'py>(
     if let Some(given) = given {
         extra.update(given.cast()?)?;
     }
-    let name = |method: &str| match sock.call_method0(Text(method)) {
-        Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(py.None().into_bound(py)),
-        name => name,
-    };
     extra.set_item(Text("socket"), transport_socket(sock)?)?;
-    extra.set_item(Text("sockname"), name("getsockname")?)?;
+    extra.set_item(Text("sockname"), extra_info::name_of(sock, "getsockname")?)?;
     if !extra.contains(Text("peername"))? {
-        extra.set_item(Text("peername"), name("getpeername")?)?;
+        extra.set_item(Text("peername"), extra_info::name_of(sock, "getpeername")?)?;
     }
     Ok(extra)
 }
@@ -346,8 +343,7 @@ impl DatagramTransport {
             return Ok(());
         }
         let called = tell_lost(self.get_protocol_object(py), exception);
-        let closed = self.release(py);
-        called.and(closed)
+        finally(py, called, || self.release(py))
     }
 
     /// Closes the socket and lets go of everything but the remote address.
@@ -385,10 +381,7 @@ impl DatagramTransport {
         self.engine().lose_endpoint(self.token);
         at_dealloc(|py| {
             let warned = warn_unclosed(py, &text, slf.map(Bound::as_any));
-            let closed = self.release(py);
-            if let Err(error) = warned.and(closed) {
-                error.write_unraisable(py, None);
-            }
+            unraisable(py, [warned, self.release(py)]);
         });
     }
 }
@@ -446,8 +439,8 @@ impl DatagramTransport {
         match bytes_of(data) {
             // A mutable buffer may change: what is queued is a copy.
             Ok(bytes) => Self::send(slf, data, &BytesData(&bytes), address),
-            Err(error) if error.is_instance_of::<PyMemoryError>(py) => Err(error),
             // Memory that is in pieces cannot be sent, but it can be queued.
+            Err(error) if !error.is_instance_of::<PyBufferError>(py) => Err(error),
             Err(error) => match this.engine().sending(this.token) {
                 Sending::Now => Self::refused(slf, error),
                 Sending::Drop => this.late_sends.note(py, SEND_RAISED),
@@ -463,7 +456,7 @@ impl DatagramTransport {
         let this = slf.get();
         let event_loop = this.event_loop(slf.py());
         let was_open = !this.info().closing;
-        this.engine().close_endpoint(event_loop, this.token);
+        this.engine().close_endpoint(event_loop, this.token)?;
         // On a closed loop nobody will call connection_lost.
         if was_open { event_loop.get().check_closed() } else { Ok(()) }
     }

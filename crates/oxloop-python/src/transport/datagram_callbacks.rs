@@ -3,7 +3,7 @@
 
 use super::common::SOURCE_TRACEBACK;
 use super::datagram::{DatagramRef, DatagramTransport, WRITE_FAILED, is_blocked};
-use crate::error::{Concerned, exception, leaves_loop, os_error, report, tell_fatal};
+use crate::error::{Concerned, attempt, exception, fatal_error, leaves_loop, os_error, report};
 use crate::event_loop::BaseLoop;
 use crate::face::PyFace;
 use crate::ffi::handled::handling;
@@ -127,20 +127,19 @@ impl DatagramHandler<PyFace> for DatagramRef {
     }
 
     fn writing_deferred(&self, cx: &Bound<'_, BaseLoop>) {
-        // Without memory for a context the callbacks run in the loop's own.
+        // No Python code runs here: only memory may be missing. Without a context of their own the
+        // callbacks run in the loop's.
         let context = context::copy_current(cx.py()).ok();
         let old = std::mem::replace(&mut self.0.get().parts.lock().write_context, context);
         drop(old);
     }
 
-    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         if cx.get().engine.is_closed() {
-            return;
+            return Ok(());
         }
         let transport = self.0.bind(cx.py());
-        if let Err(error) = transport.get().schedule_lost(transport, None) {
-            error.write_unraisable(cx.py(), Some(transport.as_any()));
-        }
+        transport.get().schedule_lost(transport, None)
     }
 
     fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
@@ -200,7 +199,10 @@ impl DatagramRef {
         match result {
             Err(error) if !leaves_loop(py, &error) => {
                 let transport = self.0.bind(py);
-                let callback = protocol.and_then(|protocol| protocol.getattr(name).ok());
+                let callback = match protocol {
+                    Some(protocol) => attempt(py, protocol.getattr(name))?,
+                    None => None,
+                };
                 let callback = callback.unwrap_or_else(|| transport.clone().into_any());
                 let source = transport.getattr_opt(SOURCE_TRACEBACK)?;
                 report_event(cx, context.as_ref(), Face { callback, source }, error)
@@ -249,13 +251,13 @@ impl DatagramRef {
         name: &Bound<'py, PyString>,
         f: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
     ) -> PyResult<Option<PyResult<()>>> {
-        let face = match protocol.getattr(name) {
-            Ok(callback) => {
+        let face = match attempt(cx.py(), protocol.getattr(name))? {
+            Some(callback) => {
                 let source = self.0.bind(cx.py()).getattr_opt(SOURCE_TRACEBACK);
                 source.map(|source| Some(Face { callback, source }))
             }
             // It fails when it is called.
-            Err(_) => Ok(None),
+            None => Ok(None),
         };
         shown::event(cx, context, face, || f(protocol))
     }
@@ -283,8 +285,9 @@ impl DatagramRef {
     ) -> PyResult<()> {
         let transport = self.0.bind(cx.py());
         let protocol = transport.get().get_protocol_object(cx.py());
-        let raised = tell_fatal(cx, transport, protocol.as_ref(), message, error)?;
-        DatagramTransport::force_close(transport, Some(raised.into_any()))
+        fatal_error(cx, transport, protocol.as_ref(), message, error, |raised| {
+            DatagramTransport::force_close(transport, raised)
+        })
     }
 
     fn report(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, message: &str) -> PyResult<()> {

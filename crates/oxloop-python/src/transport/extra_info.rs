@@ -2,12 +2,13 @@
 
 use super::stream::{Parts, StreamTransport};
 use crate::address::Address;
-use crate::error::{memory_error, warn_unclosed};
+use crate::error::{finally, memory_error, warn_unclosed};
 use crate::ffi::bytes::{Piece, bytes_of, check_dimensions};
 use crate::ffi::calls;
 use crate::ffi::objects::{self, Int, Text, interned};
 use crate::imports::imports;
 use oxloop::engine::Written;
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -56,6 +57,7 @@ pub(super) fn get<'py>(
             return Ok(value);
         }
     }
+    // Runs no Python code: a name that is no text, or none in UTF-8, is not known.
     let known = name.extract::<&str>().ok();
     match known {
         Some("peername") => peer_name(slf),
@@ -112,7 +114,7 @@ fn socket<'py>(slf: &Bound<'py, StreamTransport>) -> PyResult<Bound<'py, PyAny>>
         if parts.socket.is_none() {
             if let Some(descriptor) = this.engine().lend_descriptor(this.token) {
                 // It is the socket's from here on, and so is closing it.
-                let _ = descriptor.into_raw_fd();
+                let _owned_by_the_socket = descriptor.into_raw_fd();
                 parts.socket = Some(socket.clone().unbind());
                 drop(parts);
                 std::mem::forget(borrower);
@@ -150,7 +152,7 @@ impl Drop for Borrower<'_> {
 /// A socket object, which owns the descriptor from here on.
 pub(crate) fn socket_of(py: Python<'_>, descriptor: OwnedFd) -> PyResult<Bound<'_, PyAny>> {
     let sock = socket_over(py, descriptor.as_raw_fd())?;
-    let _ = descriptor.into_raw_fd();
+    let _owned_by_the_socket = descriptor.into_raw_fd();
     Ok(sock)
 }
 
@@ -187,6 +189,7 @@ pub(super) fn writelines(
     let (engine, event_loop) = (this.engine(), this.event_loop(py));
     let pieces = match pieces(list_of_data) {
         Ok(pieces) => pieces,
+        Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
         // That nothing may be written any more comes before what is wrong with it.
         Err(error) => match engine.write_all(event_loop, this.token, &[] as &[Piece<'_>])? {
             Written::Taken | Written::Lost => {
@@ -231,19 +234,24 @@ fn pieces<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Vec<Piece<'py>>> {
 }
 
 /// Names of a socket of a family that [`Address`] does not know: as its socket object gives them.
-pub(super) fn name_others(
-    transport: &Bound<'_, StreamTransport>,
-    sock: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let py = transport.py();
-    let extra = objects::dict(py)?;
+pub(super) fn names_of<'py>(sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let extra = objects::dict(sock.py())?;
     for (key, method) in [("peername", "getpeername"), ("sockname", "getsockname")] {
-        extra.set_item(
-            Text(key),
-            sock.call_method0(Text(method)).unwrap_or_else(|_| py.None().into_bound(py)),
-        )?;
+        extra.set_item(Text(key), name_of(sock, method)?)?;
     }
-    transport.setattr(Text("_extra"), extra)
+    Ok(extra)
+}
+
+/// What `getsockname` or `getpeername` of a socket says; `None` where the system does not know.
+pub(super) fn name_of<'py>(
+    sock: &Bound<'py, PyAny>,
+    method: &str,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match sock.call_method0(Text(method)) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) if error.is_instance_of::<PyOSError>(sock.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// After connection_lost: closes the descriptor and lets go of everything.
@@ -261,7 +269,7 @@ pub(super) fn finish(slf: &Bound<'_, StreamTransport>) -> PyResult<()> {
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
     };
-    closed.and(detach(parts.server.as_ref(), py, Some(slf)))
+    finally(py, closed, || detach(parts.server.as_ref(), py, Some(slf)))
 }
 
 /// The end of a transport that nobody closed: told as asyncio tells it, and closed.
@@ -276,7 +284,8 @@ pub(super) fn abandon(
         Some(socket) => close_socket(socket.bind(py)),
         None => Ok(()),
     };
-    warned.and(closed).and(detach(parts.server.as_ref(), py, transport))
+    let told = finally(py, warned, || closed);
+    finally(py, told, || detach(parts.server.as_ref(), py, transport))
 }
 
 /// `server._attach(transport)`; before 3.13 servers only count.

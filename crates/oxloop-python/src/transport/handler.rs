@@ -128,7 +128,7 @@ impl StreamHandler<PyFace> for TransportRef {
         either!(self, transport => transport.writing_deferred(cx, noticed))
     }
 
-    fn drained(&self, cx: &Bound<'_, BaseLoop>) {
+    fn drained(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         either!(self, transport => transport.drained(cx))
     }
 
@@ -136,7 +136,7 @@ impl StreamHandler<PyFace> for TransportRef {
         either!(self, transport => transport.failed(cx, failure, error))
     }
 
-    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
         either!(self, transport => transport.schedule_connection_lost(cx))
     }
 

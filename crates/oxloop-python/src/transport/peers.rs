@@ -61,7 +61,7 @@ pub(super) fn to_python<'py>(
 
 /// The address of a numeric host in a plain tuple, for a socket of the family AF_INET or
 /// AF_INET6 (`six`). `None` leaves it to `socket.sendto`, which resolves names and knows all
-/// errors.
+/// errors. No Python code runs here: the tuple, its text and its numbers are of the exact types.
 pub(super) fn parse(address: &Bound<'_, PyAny>, six: bool) -> Option<SocketAddr> {
     let parts = address.cast_exact::<PyTuple>().ok()?;
     let count = parts.len();

@@ -6,7 +6,7 @@ use super::common::{
 };
 use super::handler::TransportRef;
 use super::stream::{Parts, traverse};
-use crate::error::{memory_error, os_error, warn_unclosed};
+use crate::error::{memory_error, os_error, unraisable, warn_unclosed};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
@@ -21,7 +21,7 @@ use lock_api::Mutex;
 use oxloop::engine::{
     DEFAULT_HIGH, Descriptor, Engine, Handler, PipeEnd, PipeKind, StreamInfo, Token, Written,
 };
-use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyException, PyMemoryError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -297,9 +297,7 @@ impl Pipe {
             let warned = warn_unclosed(py, &text, slf);
             self.engine().release(self.token);
             let closed = parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)));
-            for error in [warned, closed].into_iter().filter_map(Result::err) {
-                error.write_unraisable(py, None);
-            }
+            unraisable(py, [warned, closed]);
             drop(parts);
         });
     }
@@ -439,7 +437,12 @@ pipe_methods! {
             check_dimensions(data)?;
             match bytes_of(data) {
                 Ok(bytes) => engine.write(cx, pipe.token, &BytesData(&bytes))?,
-                Err(error) if error.is_instance_of::<PyMemoryError>(py) => return Err(error),
+                Err(error)
+                    if error.is_instance_of::<PyMemoryError>(py)
+                        || !error.is_instance_of::<PyException>(py) =>
+                {
+                    return Err(error);
+                }
                 Err(_) if pipe.info().closing => Written::Lost,
                 // Memory that cannot be written: what os.write raises ends the connection.
                 Err(error) => {

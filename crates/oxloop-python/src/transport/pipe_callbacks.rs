@@ -5,7 +5,7 @@ use super::callbacks::{Caller, Kind};
 use super::common::{schedule_lost, tell_lost};
 use super::pipe::{Pipe, PipeRef, close_object};
 use super::stream::Parts;
-use crate::error::{exception, leaves_loop, log_error, os_error};
+use crate::error::{exception, finally, leaves_loop, log_error, os_error};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::queue;
 use crate::face::PyFace;
@@ -72,8 +72,7 @@ impl StreamHandler<PyFace> for PipeRef {
                 protocol.getattr(interned!(py, "eof_received")?).and_then(|eof_received| {
                     queue(cx, &eof_received, PyTuple::empty(py), context::copy_current(py)?)
                 });
-            self.pipe().engine().close_stream(cx, self.pipe().token)?;
-            queued
+            finally(py, queued, || self.pipe().engine().close_stream(cx, self.pipe().token))
         })?;
         self.contained(cx, "eof_received", ended).map(|()| None)
     }
@@ -101,7 +100,9 @@ impl StreamHandler<PyFace> for PipeRef {
     }
 
     /// Nobody sends files by a pipe.
-    fn drained(&self, _: &Bound<'_, BaseLoop>) {}
+    fn drained(&self, _: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        Ok(())
+    }
 
     fn failed(&self, cx: &Bound<'_, BaseLoop>, failure: Failure, error: io::Error) -> PyResult<()> {
         // A terminal whose other end is gone.
@@ -118,13 +119,8 @@ impl StreamHandler<PyFace> for PipeRef {
         })
     }
 
-    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) {
-        if cx.get().engine.is_closed() {
-            return;
-        }
-        if let Err(error) = self.schedule_lost(cx, None) {
-            error.write_unraisable(cx.py(), Some(self.object(cx.py())));
-        }
+    fn schedule_connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
+        if cx.get().engine.is_closed() { Ok(()) } else { self.schedule_lost(cx, None) }
     }
 
     fn connection_lost(&self, cx: &Bound<'_, BaseLoop>) -> PyResult<()> {
@@ -178,17 +174,16 @@ impl PipeRef {
 
     fn read_failed(&self, cx: &Bound<'_, BaseLoop>, error: PyErr, hang_up: bool) -> PyResult<()> {
         let raised = exception(cx.py(), &error);
-        if hang_up {
-            log_error(cx, self.object(cx.py()), READ_FAILED, &raised)?;
+        let told = if hang_up {
+            log_error(cx, self.object(cx.py()), READ_FAILED, &raised)
         } else {
-            self.report(cx, error, READ_FAILED)?;
-        }
-        self.force_close(cx, Some(raised.into_any()))
+            self.report(cx, error, READ_FAILED)
+        };
+        finally(cx.py(), told, || self.force_close(cx, Some(raised.into_any())))
     }
 
     pub(super) fn write_failed(&self, cx: &Bound<'_, BaseLoop>, error: PyErr) -> PyResult<()> {
-        let raised = self.tell_fatal(cx, error, WRITE_FAILED)?;
-        self.force_close(cx, Some(raised.into_any()))
+        self.end_by(cx, error, WRITE_FAILED, |raised| self.force_close(cx, raised))
     }
 
     /// Drops what is queued; `connection_lost(exception)` follows in a later turn.
@@ -222,7 +217,8 @@ impl PipeRef {
         let called = tell_lost(self.protocol(py), exception);
         pipe.engine().release(pipe.token);
         let parts = std::mem::take(&mut *pipe.parts.lock());
-        let closed = parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)));
-        called.and(closed)
+        finally(py, called, || {
+            parts.socket.as_ref().map_or(Ok(()), |pipe| close_object(pipe.bind(py)))
+        })
     }
 }

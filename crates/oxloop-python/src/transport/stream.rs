@@ -8,17 +8,18 @@ use super::common::{
 use super::handler::TransportRef;
 use super::{extra_info, sendfile};
 use crate::address::Address;
-use crate::error::{memory_error, os_error};
+use crate::error::{finally, memory_error, os_error, unraisable};
 use crate::event_loop::BaseLoop;
 use crate::event_loop::scheduling::{present_stack, queue};
 use crate::face::PyFace;
 use crate::ffi::base_types::{self, TransportBase};
 use crate::ffi::bytes::{BytesData, bytes_of, check_dimensions, is_bytes_like};
-use crate::ffi::context;
 use crate::ffi::lock::StateLock;
 use crate::ffi::objects::{self, Int, Message, Pair, Text, interned};
 use crate::ffi::references::{at_dealloc, clone_attached};
 use crate::ffi::unowned::Unowned;
+use crate::ffi::{calls, context};
+use crate::imports::imports;
 use crate::tls::SslProtocol;
 use lock_api::Mutex;
 use oxloop::engine::{DEFAULT_HIGH, Descriptor, Engine, Handler, StreamInfo, Token, Written};
@@ -99,13 +100,17 @@ pub(crate) fn open(
     let engine = &event_loop.get().engine;
     let mut socket = None;
     if let Some(sock) = &origin.socket {
-        set_nodelay(sock);
+        calls::function(imports(py)?.set_nodelay.bind(py), [sock])?;
         socket = Some(extra_info::transport_socket(sock)?.unbind());
     }
     let peer = origin.peer.or_else(|| {
         let address = rustix::net::getpeername(origin.descriptor.borrow()?).ok()?;
         Address::new(&address?)
     });
+    let names = match &origin.socket {
+        Some(sock) if peer.is_none() => Some(extra_info::names_of(sock)?),
+        _ => None,
+    };
     let connection_made = protocol.getattr(interned!(py, "connection_made")?)?;
     let buffered = reads_itself(&protocol)?;
     let (first_context, write_context) = if ONE_CONTEXT {
@@ -139,16 +144,15 @@ pub(crate) fn open(
         if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
             transport.get().parts.lock().server = None;
-            transport.get().discard(py);
-            return Err(error);
+            return finally(py, Err(error), || transport.get().discard(py));
         }
+    }
+    if let Some(names) = names {
+        transport.setattr(Text("_extra"), names)?;
     }
     engine.set_handler(token, TransportRef::Stream(StreamRef(transport.clone().unbind())));
     engine.set_buffered(token, buffered);
     let begin = || {
-        if let Some(sock) = origin.socket.filter(|_| transport.get().peer.is_none()) {
-            extra_info::name_others(&transport, &sock)?;
-        }
         if event_loop.get().is_debug() {
             transport.setattr(SOURCE_TRACEBACK, present_stack(py)?)?;
         }
@@ -160,31 +164,8 @@ pub(crate) fn open(
     };
     match begin() {
         Ok(()) => Ok(StreamRef(transport.unbind())),
-        Err(error) => {
-            transport.get().discard(py);
-            Err(error)
-        }
+        Err(error) => finally(py, Err(error), || transport.get().discard(py)),
     }
-}
-
-/// Small writes leave at once, as in asyncio; sockets that know no TCP_NODELAY stay as they are.
-pub(crate) fn set_nodelay(sock: &Bound<'_, PyAny>) {
-    let set = || -> PyResult<()> {
-        let socket = sock.py().import(Text("socket"))?;
-        let family = sock.getattr(Text("family"))?;
-        if family.eq(socket.getattr(Text("AF_INET"))?)?
-            || family.eq(socket.getattr(Text("AF_INET6"))?)?
-        {
-            let level = socket.getattr(Text("IPPROTO_TCP"))?;
-            sock.call_method1(
-                Text("setsockopt"),
-                (level, socket.getattr(Text("TCP_NODELAY"))?, Int(1)),
-            )?;
-        }
-        Ok(())
-    };
-    // A socket of another kind: nothing to set.
-    let _ = set();
 }
 
 /// Whether data is read into the protocol's memory: a BufferedProtocol's, or TLS's own.
@@ -514,19 +495,22 @@ impl StreamTransport {
     }
 
     /// Closes a transport that nobody has heard of.
-    fn discard(&self, py: Python<'_>) {
+    fn discard(&self, py: Python<'_>) -> PyResult<()> {
         self.engine().lose(self.token);
         self.engine().release(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
-        if let Some(socket) = &parts.socket {
-            // The connection was never used: nobody to tell of a failing close.
-            let _ = extra_info::close_socket(socket.bind(py));
+        match &parts.socket {
+            Some(socket) => extra_info::close_socket(socket.bind(py)),
+            None => Ok(()),
         }
     }
 
     /// Memory that cannot be sent: what `socket.send` raises ends the connection.
     fn refuse(&self, slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
+        if !error.is_instance_of::<PyBufferError>(py) {
+            return Err(error);
+        }
         match self.engine().write(self.event_loop(py), self.token, [].as_slice())? {
             refused @ (Written::AfterEof | Written::Held) => self.written(py, refused, "write"),
             _ if self.info().closed => self.note_late_write(py),
@@ -555,9 +539,7 @@ impl StreamTransport {
         self.engine().lose(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
         at_dealloc(|py| {
-            if let Err(error) = extra_info::abandon(py, &parts, slf, &text) {
-                error.write_unraisable(py, None);
-            }
+            unraisable(py, [extra_info::abandon(py, &parts, slf, &text)]);
             self.engine().release(self.token);
             drop(parts);
         });

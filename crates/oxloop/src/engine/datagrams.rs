@@ -427,13 +427,14 @@ impl<F: Face> Engine<F> {
     }
 
     /// `close()`: stops reading; `connection_lost` follows once all is sent, in a later turn.
-    pub fn close_endpoint(&self, cx: F::Context<'_>, token: Token) {
+    pub fn close_endpoint(&self, cx: F::Context<'_>, token: Token) -> Result<(), F::Leave> {
         let step = self.with_endpoint(token, |endpoint| endpoint.state.close(endpoint.queue.len()));
         self.update_endpoint(token);
-        if step == Some(Step::ScheduleLost) {
-            if let Some(handler) = self.endpoint_handler(token) {
-                handler.schedule_connection_lost(cx);
+        match self.endpoint_handler(token) {
+            Some(handler) if step == Some(Step::ScheduleLost) => {
+                handler.schedule_connection_lost(cx)
             }
+            _ => Ok(()),
         }
     }
 

@@ -49,6 +49,21 @@ pub trait Face: Sized + 'static {
     /// The time that timers follow, in seconds, where it is not that of the engine's clock.
     fn clock(cx: Self::Context<'_>) -> Result<Option<f64>, Self::Leave>;
 
+    /// The one that goes on of two that leave at once. The other is the face's to tell.
+    fn foremost(cx: Self::Context<'_>, first: Self::Leave, later: Self::Leave) -> Self::Leave;
+
+    /// The result of two calls, each of which was made whatever came of the other.
+    fn both(
+        cx: Self::Context<'_>,
+        first: Result<(), Self::Leave>,
+        later: Result<(), Self::Leave>,
+    ) -> Result<(), Self::Leave> {
+        match (first, later) {
+            (Err(first), Err(later)) => Err(Self::foremost(cx, first, later)),
+            (first, later) => first.and(later),
+        }
+    }
+
     /// The selector failed: reported, and the loop goes on.
     fn wait_failed(cx: Self::Context<'_>, error: io::Error) -> Result<(), Self::Leave>;
 }
@@ -141,7 +156,7 @@ pub trait StreamHandler<F: Face>: Handler {
     fn resume_writing(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 
     /// All that was queued before [`hold_writing`](super::Engine::hold_writing) is sent.
-    fn drained(&self, cx: F::Context<'_>);
+    fn drained(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 
     /// Writing continues when the descriptor is writable: in the context of this call, or, where
     /// it is a [`Failure::Flush`] that did not send all, in one of the handler's choice.
@@ -156,7 +171,7 @@ pub trait StreamHandler<F: Face>: Handler {
     ) -> Result<(), F::Leave>;
 
     /// Call [`connection_lost`](Self::connection_lost) in a later turn.
-    fn schedule_connection_lost(&self, cx: F::Context<'_>);
+    fn schedule_connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 
     /// The connection is gone for good: tell the protocol, then release the stream.
     fn connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
@@ -204,7 +219,7 @@ pub trait DatagramHandler<F: Face>: Handler {
     fn writing_deferred(&self, cx: F::Context<'_>);
 
     /// Call [`connection_lost`](Self::connection_lost) in a later turn.
-    fn schedule_connection_lost(&self, cx: F::Context<'_>);
+    fn schedule_connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;
 
     /// The endpoint is gone for good: tell the protocol, then release the endpoint.
     fn connection_lost(&self, cx: F::Context<'_>) -> Result<(), F::Leave>;

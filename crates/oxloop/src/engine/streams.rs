@@ -418,8 +418,7 @@ impl<F: Face> Engine<F> {
         if step == Step::CallLost {
             return handler.connection_lost(cx);
         }
-        handler.schedule_connection_lost(cx);
-        Ok(())
+        handler.schedule_connection_lost(cx)
     }
 
     /// `connection_lost` is about to be called: true the first time (invariant 1).

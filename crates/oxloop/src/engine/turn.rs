@@ -111,7 +111,7 @@ impl<F: Face> Engine<F> {
         };
         drop(run);
         let flushed = self.flush(cx);
-        result.and(flushed)
+        F::both(cx, result, flushed)
     }
 
     fn turn(
@@ -354,7 +354,7 @@ impl<F: Face> Engine<F> {
     }
 
     /// Queues what is left of an event in front of everything, for the next run.
-    fn requeue_write(&self, token: Token) {
+    pub(super) fn requeue_write(&self, token: Token) {
         let mut state = self.state.lock();
         let state = &mut *state;
         let room = state.ready.try_reserve(1).is_ok();

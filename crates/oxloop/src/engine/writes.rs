@@ -344,7 +344,7 @@ impl<F: Face> Engine<F> {
             let Some(gather) = guard.gathers.get(index) else { break };
             if let Some(token) = gather.target {
                 let sent = self.send_gathered(cx, guard, token, index, Failure::Flush);
-                result = result.and(sent);
+                result = F::both(cx, result, sent);
             }
         }
         let mut state = self.state.lock();
@@ -465,13 +465,13 @@ impl<F: Face> Engine<F> {
         let mut guard = self.state.lock();
         let Some(Source::Stream(stream)) = guard.sources.get_mut(token) else { return Ok(()) };
         let Some(handler) = stream.handler.get() else { return Ok(()) };
-        if stream.descriptor.borrow().is_none()
-            || stream.state.is_lost()
-            || stream.buffered_bytes() == 0
+        if stream.descriptor.borrow().is_none() || stream.state.is_lost() || stream.buffer.is_none()
         {
             return Ok(());
         }
-        match stream.send_buffered(SLICES) {
+        // Where all was sent before, an interrupt has left what follows to this run.
+        let left = stream.buffered_bytes() > 0;
+        match if left { stream.send_buffered(SLICES) } else { Ok(0) } {
             Ok(count) => stream.buffer.iter_mut().for_each(|buffer| buffer.consume(count)),
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => {
@@ -485,9 +485,13 @@ impl<F: Face> Engine<F> {
         let resume = stream.flow.should_resume(stream.unsent_bytes());
         drop(guard);
         if resume {
-            handler.resume_writing(cx)?;
+            let resumed = handler.resume_writing(cx);
             // It may have written more.
-            self.flush_stream(cx, token)?;
+            if let Err(leave) = resumed.and_then(|()| self.flush_stream(cx, token)) {
+                self.with_stream(token, |stream| stream.pending.write = true);
+                self.requeue_write(token);
+                return Err(leave);
+            }
         }
         let mut held = false;
         let step = self.with_stream(token, |stream| {
@@ -499,9 +503,8 @@ impl<F: Face> Engine<F> {
             stream.state.drained()
         });
         self.update(token);
-        if held {
-            handler.drained(cx);
-        }
-        self.follow(cx, token, step.unwrap_or(Step::Nothing))
+        let told = if held { handler.drained(cx) } else { Ok(()) };
+        let followed = self.follow(cx, token, step.unwrap_or(Step::Nothing));
+        F::both(cx, told, followed)
     }
 }

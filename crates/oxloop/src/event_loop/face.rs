@@ -115,6 +115,10 @@ impl engine::Face for RustFace {
         Ok(None)
     }
 
+    fn foremost(_: Cx<'_>, first: Infallible, _: Infallible) -> Infallible {
+        first
+    }
+
     fn wait_failed(cx: Cx<'_>, error: io::Error) -> Result<(), Infallible> {
         cx.core.report(ExceptionContext::new("Waiting for events failed").error(error));
         Ok(())

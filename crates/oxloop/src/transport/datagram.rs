@@ -127,7 +127,9 @@ impl DatagramTransport {
     /// Source: *BaseTransport.close*.
     pub fn close(&self) {
         let token = self.0.token;
-        self.0.core.act(move |cx| cx.core.engine.close_endpoint(cx, token));
+        self.0.core.act(move |cx| {
+            let Ok(()) = cx.core.engine.close_endpoint(cx, token);
+        });
     }
 
     /// Closes the endpoint without waiting for what is queued.
@@ -413,8 +415,9 @@ impl DatagramHandler<RustFace> for DatagramCell {
 
     fn writing_deferred(&self, _: Cx<'_>) {}
 
-    fn schedule_connection_lost(&self, cx: Cx<'_>) {
+    fn schedule_connection_lost(&self, cx: Cx<'_>) -> Result<(), Infallible> {
         self.0.lose_soon(cx);
+        Ok(())
     }
 
     fn connection_lost(&self, _: Cx<'_>) -> Result<(), Infallible> {

@@ -384,8 +384,9 @@ impl StreamHandler<RustFace> for StreamCell {
 
     fn writing_deferred(&self, _: Cx<'_>, _: Failure) {}
 
-    fn drained(&self, _: Cx<'_>) {
+    fn drained(&self, _: Cx<'_>) -> Result<(), Infallible> {
         self.0.settle(Ok(()));
+        Ok(())
     }
 
     /// The peer's and the system's errors are the protocol's to hear of; they are no news for
@@ -401,8 +402,9 @@ impl StreamHandler<RustFace> for StreamCell {
         Ok(())
     }
 
-    fn schedule_connection_lost(&self, cx: Cx<'_>) {
+    fn schedule_connection_lost(&self, cx: Cx<'_>) -> Result<(), Infallible> {
         self.0.lose_soon(cx);
+        Ok(())
     }
 
     fn connection_lost(&self, _: Cx<'_>) -> Result<(), Infallible> {
