@@ -84,6 +84,52 @@ def test_the_size_of_sock_recv(loop, error):
     assert size.asked == 1
 
 
+class OddArguments:
+    """Raises when it is iterated for the first time: that is for the call."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error: type[BaseException] | None = error
+
+    def __iter__(self) -> Any:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error("iterated")
+        return iter(())
+
+
+class TestArgumentsOfAHandle:
+    """`_args` may be replaced by any iterable, which runs when the call does."""
+
+    @pytest.mark.parametrize("kept", [True, False])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    def test_what_leaves_the_loop(self, loop, error, kept):
+        handle = loop.call_soon(print)
+        handle._args = OddArguments(error)
+        if not kept:
+            del handle
+        with pytest.raises(error, match="iterated"):
+            turns(loop)
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_what_is_reported(self, loop, error_contexts, kept):
+        handle = loop.call_soon(print)
+        handle._args = OddArguments(LookupError)
+        if not kept:
+            del handle
+        turns(loop)
+        (context,) = error_contexts
+        error_contexts.clear()
+        assert isinstance(context["exception"], LookupError)
+        assert "Exception in callback print(" in context["message"]
+
+    def test_any_iterable_will_do(self, loop):
+        called = []
+        loop.call_soon(lambda *args: called.append(args))._args = iter("ab")
+        loop.call_soon(lambda *args: called.append(args))._args = {1: 2}
+        turns(loop)
+        assert called == [("a", "b"), (1,)]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_limits_of_the_write_buffer(loop, network, loop_spec, error):
     """asyncio never asks for a number; that we do must not swallow what comes of it."""

@@ -43,7 +43,11 @@ impl PyHandle {
         }
         // In debug mode the program sees each handle that runs.
         let seen = event_loop.get().is_debug().then(|| self.0.object(py));
-        let Some(call) = self.0.take_call(py)? else { return Ok(()) };
+        let call = match self.0.take_call(py) {
+            Ok(Some(call)) => call,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.report_untaken(event_loop, error),
+        };
         if call.shared {
             return self.run_shared(event_loop, call, seen);
         }
@@ -92,6 +96,15 @@ impl PyHandle {
             Ok(()) => Ok(()),
             Err(error) => self.report(event_loop, call, error),
         }
+    }
+
+    /// Arguments that were put in as an iterable have failed: that is the call's error.
+    #[cold]
+    fn report_untaken(&self, event_loop: &Bound<'_, BaseLoop>, error: PyErr) -> PyResult<()> {
+        let handle = self.0.object(event_loop.py());
+        let callback = handle.getattr(Text("_callback"))?;
+        let args = handle.getattr(Text("_args"))?;
+        report(event_loop, &handle, &callback, &args, error)
     }
 
     #[cold]

@@ -21,7 +21,7 @@ use super::template::{self, Captured, Lent};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PySequence, PyTuple};
+use pyo3::types::PyTuple;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -276,10 +276,12 @@ impl RawHandle {
             if is_true(object, layout.cancelled) {
                 return Ok(None);
             }
-            // Without a global lock another thread may get at it at any time.
+            // Without a global lock another thread may get at it at any time. Arguments that were
+            // put in as another iterable run Python code: that is done where it can fail.
             if cfg!(Py_GIL_DISABLED)
                 || ffi::Py_REFCNT(object) != 1
                 || !(*slot(object, layout.weak)).is_null()
+                || !has_tuple(object, layout)
             {
                 return self.shared_call(py, layout);
             }
@@ -293,7 +295,8 @@ impl RawHandle {
                 },
             };
             let callback = Bound::from_owned_ptr_or_opt(py, take(layout.callback));
-            let args = Bound::from_owned_ptr_or_opt(py, take(layout.args)).and_then(as_tuple);
+            let args = Bound::from_owned_ptr_or_opt(py, take(layout.args));
+            let args = args.map(|args| args.cast_into_unchecked::<PyTuple>());
             let (Some(callback), Some(args)) = (callback, args) else { return Ok(None) };
             Ok(Some(Call { callback, args, context, shared: false }))
         }
@@ -311,7 +314,7 @@ impl RawHandle {
             own_context(object, layout)?;
             let get = |at| Bound::from_borrowed_ptr_or_opt(py, *slot(object, at));
             let (callback, args) = (get(layout.callback), get(layout.args));
-            let args = args.and_then(as_tuple);
+            let args = args.map(as_tuple).transpose()?;
             let parts = callback.zip(args).zip(get(layout.context));
             Ok(parts.map(|((callback, args), context)| Call {
                 callback,
@@ -394,12 +397,32 @@ impl<'py> RunIn<'py> {
     }
 }
 
+/// Whether `_args` is what the loop has put there, or empty.
+///
+/// # Safety
+/// Attached; a handle of ours.
+#[inline]
+unsafe fn has_tuple(object: *mut ffi::PyObject, layout: &Layout) -> bool {
+    // SAFETY: as the caller says; the slot is a reference or NULL.
+    unsafe {
+        let args = *slot(object, layout.args);
+        args.is_null() || ffi::PyTuple_Check(args) != 0
+    }
+}
+
 /// `_args` may have been replaced from Python, by any iterable.
 #[inline]
-fn as_tuple(args: Bound<'_, PyAny>) -> Option<Bound<'_, PyTuple>> {
+fn as_tuple(args: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyTuple>> {
     match args.cast_into() {
-        Ok(args) => Some(args),
-        Err(other) => other.into_inner().cast_into::<PySequence>().ok()?.to_tuple().ok(),
+        Ok(args) => Ok(args),
+        Err(other) => {
+            let other = other.into_inner();
+            // SAFETY: attached, a live object; a new tuple, or NULL with an exception.
+            unsafe {
+                let tuple = ffi::PySequence_Tuple(other.as_ptr());
+                Ok(Bound::from_owned_ptr_or_err(other.py(), tuple)?.cast_into_unchecked())
+            }
+        }
     }
 }
 
