@@ -23,7 +23,14 @@ from typing import Any
 import pytest
 
 from .certificates import HOST, client_context, server_context
-from .support import PYTHON, LoopFactory, descriptors, module_of, tcp_pair
+from .support import (
+    PYTHON,
+    LoopFactory,
+    descriptors,
+    module_of,
+    skip_stock_bug,
+    tcp_pair,
+)
 
 BULK = 1 << 20
 """More than a socket or a pipe takes at once, bytes."""
@@ -558,6 +565,55 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(sys, "unraisablehook", hook)
     return seen
+
+
+class LineInterrupter:
+    """Raises SIGINT before the line number `wanted` that runs in functions of these names."""
+
+    def __init__(self, names: tuple[str, ...], wanted: int) -> None:
+        self.names = names
+        self.wanted = wanted
+        self.count = 0
+
+    def __call__(self, frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_name not in self.names:
+            return None
+        if event == "line":
+            self.count += 1
+            if self.count == self.wanted:
+                Interrupter.interrupt()
+        return self
+
+
+def test_around_the_run(loop: asyncio.AbstractEventLoop, loop_spec: str) -> None:
+    """In any line of what sets a run up, and of what cleans up behind it."""
+    skip_stock_bug(loop_spec, True, "a loop that is interrupted there stays running")
+    names = ("_run_forever_setup", "_run_forever_cleanup", "_forget_running_loop")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    tracer = sys.gettrace()
+    try:
+        for wanted in range(1, 1000):
+            interrupter = LineInterrupter(names, wanted)
+            stop = loop.call_soon(loop.stop)
+            sys.settrace(interrupter)
+            try:
+                loop.run_forever()
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+            finally:
+                sys.settrace(tracer)
+            stop.cancel()
+            assert not loop.is_running()
+            assert asyncio._get_running_loop() is None
+            assert sys.get_asyncgen_hooks() == (None, None)
+            result = loop.run_until_complete(asyncio.sleep(0, "slept"))
+            assert result == "slept"
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert interrupter.count > 10
+    assert wanted == interrupter.count + 1
 
 
 def is_wrong(context: dict[str, Any]) -> bool:

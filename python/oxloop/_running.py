@@ -47,10 +47,11 @@ class RunningMixin(ExecutorMixin):
     def _run_forever_setup(self) -> None:
         self._check_closed()
         self._check_running()
-        # Of two threads that have come so far one goes on.
-        if not self._enter_run(threading.get_ident()):
-            raise RuntimeError("This event loop is already running")
+        here = threading.get_ident()
         try:
+            # Of two threads that have come so far one goes on.
+            if not self._enter_run(here):
+                raise RuntimeError("This event loop is already running")
             self._set_coroutine_origin_tracking(self.get_debug())
             self._old_agen_hooks = sys.get_asyncgen_hooks()
             sys.set_asyncgen_hooks(
@@ -58,7 +59,8 @@ class RunningMixin(ExecutorMixin):
             )
             events._set_running_loop(self)
         except BaseException:
-            self._run_forever_cleanup()
+            if self._thread_id == here:
+                self._run_forever_cleanup()
             raise
 
     def _run_forever_cleanup(self) -> None:
@@ -80,7 +82,12 @@ class RunningMixin(ExecutorMixin):
         try:
             self._run()
         finally:
-            self._run_forever_cleanup()
+            try:
+                self._run_forever_cleanup()
+            except BaseException:
+                # Ctrl-C comes at any moment: a loop that was left by half could not run again.
+                self._run_forever_cleanup()
+                raise
 
     def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T:
         """Runs until `future` is done and returns its result or raises its exception.
