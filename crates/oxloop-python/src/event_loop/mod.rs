@@ -215,6 +215,16 @@ impl BaseLoop {
         self.engine.is_stopping()
     }
 
+    /// Servers assign to it, Sanic for one, to run the loop once more after a stop.
+    #[setter(_stopping)]
+    fn set_stopping(slf: &Bound<'_, Self>, stopping: &Bound<'_, PyAny>) -> PyResult<()> {
+        if stopping.is_truthy()? {
+            return Self::stop(slf);
+        }
+        slf.get().engine.cancel_stop();
+        Ok(())
+    }
+
     #[getter]
     fn _closed(&self) -> bool {
         self.is_closed()

@@ -282,6 +282,11 @@ impl<F: Face> Engine<F> {
         self.flush(cx)
     }
 
+    /// Lets the run go on after all, if the turn that `stop` was called in is not over yet.
+    pub fn cancel_stop(&self) {
+        self.state.lock().stopping = false;
+    }
+
     /// Whether [`close`](Self::close) was called; from any thread.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
