@@ -55,7 +55,7 @@ demo: $(VENV)/.oxloop $(VENV)/.bench $(LOADGEN) ## The echo examples in Rust and
 
 ##@ Check it
 
-test: lint test-rust test-py ## All lints and tests, with the interpreter PYTHON
+test: lint test-rust $(VENV)/.integrations test-py ## All lints and tests, with the interpreter PYTHON
 
 lint: lint-rust lint-py ## All lints
 
@@ -96,6 +96,9 @@ pytest: $(VENV)/.oxloop $(VENV)/.dev ## Our tests; PYTEST="-k name" selects
 
 pytest-core: $(VENV)/.oxloop $(VENV)/.dev
 	$(PY) -m pytest $(PARALLEL) --ignore tests/frameworks --ignore tests/resources --junitxml=$(RESULTS)/pytest.xml
+
+integrations: $(VENV)/.oxloop $(VENV)/.dev $(VENV)/.integrations ## Every program of docs/integrations.md, on oxloop
+	$(PY) -m pytest $(PARALLEL) tests/frameworks/test_integrations*.py
 
 servers: ## Install the servers that some tests talk to, and are skipped without (apt, as root)
 	@if type redis-server dbus-daemon && ls -d /usr/lib/postgresql/*/bin/postgres; then \
@@ -190,7 +193,7 @@ help: ## This list
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core servers conformance fuzz test-frameworks stress \
+.PHONY: demo test test-core lint lint-rust lint-py stubtest test-rust test-py pytest pytest-core integrations servers conformance fuzz test-frameworks stress \
 	test-all pythons compatibility check-free-threaded check-refused wheels package \
 	bench performance build fmt clean help
 
@@ -210,6 +213,13 @@ $(VENV)/.pip:
 # One stamp for each group of tools in pyproject.toml.
 $(VENV)/.dev $(VENV)/.bench $(VENV)/.build $(VENV)/.wheels: $(VENV)/.%: pyproject.toml | $(VENV)/.pip
 	$(PY) -m pip install --quiet --group $*
+	@touch $@
+
+# With mitmproxy in a folder of its own: PYTHONPATH puts it before the rest of the environment.
+$(VENV)/.integrations: pyproject.toml | $(VENV)/.pip
+	$(PY) -m pip install --quiet --group integrations
+	rm -rf $(VENV)/mitmproxy
+	$(PY) -m pip install --quiet --no-warn-conflicts --target $(VENV)/mitmproxy --group mitmproxy
 	@touch $@
 
 $(VENV)/.oxloop: $(SOURCES) pyproject.toml $(VENV)/.build

@@ -2,117 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import signal
-import socket
-import sys
-import textwrap
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import PYTHON, TIME_LIMIT, Child, child
 
-from .programs import Program
-
-DOCUMENT = Path(__file__).parents[2] / "docs/integrations.md"
-TEXT = DOCUMENT.read_text()
-OURS = "oxloop._loop.Loop"
-
-APP = """
-    import asyncio
-
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        loop = type(asyncio.get_running_loop())
-        body = f"{loop.__module__}.{loop.__qualname__}".encode()
-        length = str(len(body)).encode()
-        headers = [(b"content-length", length), (b"content-type", b"text/plain")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-"""
-"""Answers with the class of the loop that it runs on."""
-
-WHICH = """
-    async def main():
-        loop = type(asyncio.get_running_loop())
-        print(f"{loop.__module__}.{loop.__qualname__}")
-"""
-
-
-def documented(line: str) -> str:
-    """The line, which must be in the document."""
-    assert f"`{line}`" in TEXT
-    return line
-
-
-def block(containing: str) -> str:
-    """The one block of code in the document with that in it."""
-    [found] = [
-        code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S) if containing in code
-    ]
-    return str(found)
-
-
-def write(folder: Path, name: str, code: str) -> None:
-    (folder / name).write_text(textwrap.dedent(code))
-
-
-def output(folder: Path, *arguments: str) -> str:
-    """What a Python program prints, which must end well."""
-    with child(*arguments, cwd=folder) as program:
-        done = program.finish()
-    assert done.code == 0, f"{done.output}\n{done.errors}"
-    return done.output
-
-
-def loop_of(folder: Path, line: str) -> str:
-    """The loop on which `main()` runs, when that line runs it."""
-    imports = "import anyio, asyncio, oxloop" if "anyio" in line else "import asyncio, oxloop"
-    write(folder, "program.py", imports + textwrap.dedent(WHICH) + line + "\n")
-    return output(folder, "program.py").strip()
-
-
-@contextlib.contextmanager
-def serving(folder: Path, *command: str) -> Iterator[Program]:
-    """A server of APP on the Unix socket `http` in `folder`, by a program of the environment."""
-    write(folder, "app.py", APP)
-    program = Program(sys.executable, *command, cwd=folder)
-    try:
-        yield program
-    finally:
-        program.process.terminate()
-        with contextlib.suppress(Exception):
-            program.process.wait(TIME_LIMIT)
-        program.kill()
-
-
-def ask(program: Program, address: Path) -> str:
-    """The body of the answer to a request."""
-    deadline = time.monotonic() + TIME_LIMIT
-    while program.running and time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(TIME_LIMIT)
-            try:
-                client.connect(str(address))
-            except (FileNotFoundError, ConnectionRefusedError):
-                time.sleep(0.05)
-                continue
-            client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-            answer = b"".join(iter(lambda: client.recv(4096), b""))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert b" 200 " in head.splitlines()[0], answer
-        return body.decode()
-    pytest.fail(f"does not listen\n{program.output}")
+from .integrations import OURS, TEXT, ask, block, documented, loop_of, output, serving, write
 
 
 @pytest.mark.skipif(PYTHON < (3, 12), reason="asyncio.run takes a factory since 3.12")
