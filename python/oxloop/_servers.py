@@ -8,8 +8,9 @@ import errno
 import itertools
 import socket
 import sys
+import weakref
 from asyncio import base_events
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from ._arguments import (
@@ -63,7 +64,7 @@ class Server(base_events.Server):
         # Called once the sockets are closed.
         self._clean_up = clean_up
         if sys.version_info >= (3, 13):
-            self._clients = _Clients()
+            self._clients = _Clients(self)
 
     def _start_serving(self) -> None:
         if self._serving:
@@ -98,28 +99,26 @@ class Server(base_events.Server):
             if not self._clients.count and self._sockets is None:
                 self._wakeup()
 
-        def close_clients(self) -> None:
-            """Closes all connections that came in through this server."""
-            for transport in self._loop._transports_of(self):
-                transport.close()
-
-        def abort_clients(self) -> None:
-            """Closes them at once: what waits to be sent is dropped."""
-            for transport in self._loop._transports_of(self):
-                transport.abort()
-
 
 class _Clients:
-    """How many connections a server has; the loop finds them when they are asked for.
+    """The transports of a server: counted here, and found in the loop when they are asked for.
 
     asyncio keeps a set of weak references, which costs each connection more than counting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: Server) -> None:
+        self._server = weakref.ref(server)
         self.count = 0
 
     def __len__(self) -> int:
         return self.count
+
+    def __iter__(self) -> Iterator[asyncio.BaseTransport]:
+        return iter(self.copy())
+
+    def copy(self) -> list[asyncio.BaseTransport]:
+        server = self._server()
+        return [] if server is None else [*server._loop._transports_of(server)]
 
 
 class ServerMixin(ConnectionMixin):

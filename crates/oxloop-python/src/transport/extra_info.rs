@@ -303,7 +303,7 @@ pub(super) fn attach(
 }
 
 /// `server._detach(transport)`, likewise.
-fn detach(
+pub(super) fn detach(
     server: Option<&Py<PyAny>>,
     py: Python<'_>,
     transport: Option<&Bound<'_, StreamTransport>>,

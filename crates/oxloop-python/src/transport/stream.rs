@@ -124,7 +124,6 @@ pub(crate) fn open(
         protocol: Some(protocol.unbind()),
         read_context: Some(origin.context),
         write_context,
-        server: origin.server.as_ref().map(|server| server.clone().unbind()),
         socket,
         ..Parts::default()
     };
@@ -143,9 +142,10 @@ pub(crate) fn open(
     if let Some(server) = origin.server {
         if let Err(error) = extra_info::attach(&server, &transport) {
             // The server was closed meanwhile: the connection is, too.
-            transport.get().parts.lock().server = None;
             return finally(py, Err(error), || transport.get().discard(py));
         }
+        // It counts as the server's only from now on: its end is told to the server.
+        transport.get().parts.lock().server = Some(server.unbind());
     }
     if let Some(names) = names {
         transport.setattr(Text("_extra"), names)?;
@@ -499,10 +499,11 @@ impl StreamTransport {
         self.engine().lose(self.token);
         self.engine().release(self.token);
         let parts = std::mem::take(&mut *self.parts.lock());
-        match &parts.socket {
+        let closed = match &parts.socket {
             Some(socket) => extra_info::close_socket(socket.bind(py)),
             None => Ok(()),
-        }
+        };
+        finally(py, closed, || extra_info::detach(parts.server.as_ref(), py, None))
     }
 
     /// Memory that cannot be sent: what `socket.send` raises ends the connection.
