@@ -73,7 +73,16 @@ class Scene:
 
 
 class Protocol(asyncio.Protocol):
-    """Looks where it runs."""
+    """Looks where it runs, and how many connections began and ended."""
+
+    made = 0
+    lost = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Protocol.made += 1
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        Protocol.lost += 1
 
     def data_received(self, data: bytes) -> None:
         VARIABLE.set("inside")
@@ -218,6 +227,7 @@ def test_each_allocation_fails_once(loop_factory, loop_spec, name):
     prepare, operate = OPERATIONS[name]
     for first in range(1, MOST):
         told: list[Any] = []
+        Protocol.made = Protocol.lost = 0
         loop = loop_factory()
         loop.set_exception_handler(lambda _, context: told.append(context))  # noqa: B023
         scene = Scene(loop)
@@ -239,6 +249,9 @@ def test_each_allocation_fails_once(loop_factory, loop_spec, name):
         scene.turns(1)
         assert scene.run(asyncio.sleep(0, "slept")) == "slept", first
         scene.close()
+        # Each connection hears of its end, unless it was the call that failed.
+        failures = sum("connection_lost" in context["message"] for context in told)
+        assert Protocol.made - failures <= Protocol.lost <= Protocol.made, f"{first}: {told!r}"
         loop.close()
         if failed is None and not told and first > 60:
             # So many it does not make.

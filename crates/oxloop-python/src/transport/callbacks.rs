@@ -478,11 +478,11 @@ impl StreamTransport {
     ) -> PyResult<()> {
         let py = slf.py();
         let own = || self.parts.lock().write_context.as_ref().map(|own| own.clone_ref(py));
-        let context = match ONE_CONTEXT.then(own).flatten() {
-            Some(own) => own,
-            None => context::copy_current(py)?,
+        let context = || match ONE_CONTEXT.then(own).flatten() {
+            Some(own) => Ok(own),
+            None => context::copy_current(py),
         };
-        schedule_lost(self.event_loop(py), slf, exception, context)
+        schedule_lost(self.event_loop(py), self.token, slf, exception, context)
     }
 
     /// `connection_lost(exc)`, once; then the descriptor is closed and everything let go.

@@ -8,7 +8,7 @@ use crate::ffi::{calls, context};
 use crate::imports::logger;
 use oxloop::engine::{Limits, StreamInfo, Token};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyTuple};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,17 +70,28 @@ pub(super) fn reading_resumed(
     debug(event_loop, transport, "%r resumes reading")
 }
 
-/// Queues `transport._call_connection_lost(exception)`, in `context`.
+/// Queues `transport._call_connection_lost(exception)`, in `context`. Without memory for that it is
+/// called all the same, later and without the exception.
 pub(super) fn schedule_lost(
     event_loop: &Bound<'_, BaseLoop>,
+    token: Token,
     transport: &Bound<'_, PyAny>,
     exception: Option<Bound<'_, PyAny>>,
-    context: Py<PyAny>,
+    context: impl FnOnce() -> PyResult<Py<PyAny>>,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    let call = transport.getattr(interned!(py, "_call_connection_lost")?)?;
-    let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
-    queue(event_loop, &call, objects::tuple(py, [&exception])?, context)
+    let schedule = || {
+        let call = transport.getattr(interned!(py, "_call_connection_lost")?)?;
+        let exception = exception.unwrap_or_else(|| py.None().into_bound(py));
+        queue(event_loop, &call, objects::tuple(py, [&exception])?, context()?)
+    };
+    match schedule() {
+        Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
+            event_loop.get().engine.lose_later(token);
+            Ok(())
+        }
+        scheduled => scheduled,
+    }
 }
 
 /// `connection_lost(exception)`, where there is somebody to tell.

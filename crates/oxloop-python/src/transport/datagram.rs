@@ -333,7 +333,7 @@ impl DatagramTransport {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        schedule_lost(self.event_loop(py), slf, exception, context::copy_current(py)?)
+        schedule_lost(self.event_loop(py), self.token, slf, exception, || context::copy_current(py))
     }
 
     /// `connection_lost(exc)`, once; then the socket is closed and everything let go.

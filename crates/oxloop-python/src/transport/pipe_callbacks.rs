@@ -205,7 +205,8 @@ impl PipeRef {
         exception: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = cx.py();
-        schedule_lost(cx, self.object(py), exception, context::copy_current(py)?)
+        let token = self.pipe().token;
+        schedule_lost(cx, token, self.object(py), exception, || context::copy_current(py))
     }
 
     /// `connection_lost(exc)`, once; then the pipe is closed and everything let go.

@@ -34,7 +34,7 @@ pub(super) struct Endpoint<F: Face> {
     pub(super) handler: HandlerSlot<F::Datagrams>,
     /// How many events in a row had one datagram each.
     alone: u8,
-    state: ConnectionState,
+    pub(super) state: ConnectionState,
     pub(super) registered: Interest,
     pub(super) pending: Interest,
     flow: FlowControl,
@@ -122,6 +122,7 @@ impl<F: Face> Endpoint<F> {
     fn is_active(&self) -> bool {
         self.registered != Interest::NONE
             || self.state.awaits_start()
+            || self.state.is_untold()
             || self.wanted() != Interest::NONE
             || self.pending != Interest::NONE
     }

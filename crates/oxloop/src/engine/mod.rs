@@ -12,6 +12,7 @@
 //! | `streams.rs`, `writes.rs` | connections: read, flow control, close; write |
 //! | `pipes.rs` | what is different where a stream is a pipe |
 //! | `datagrams.rs` | datagram endpoints: receive, send, close |
+//! | `losses.rs` | `connection_lost`, if there is no memory to schedule it |
 //! | `listeners.rs` | listening sockets: accept, back-off |
 //! | `watchers.rs` | `add_reader` and `add_writer` |
 //! | `posts.rs` | what other threads queue |
@@ -21,6 +22,7 @@ mod datagrams;
 mod face;
 mod handler_slot;
 mod listeners;
+mod losses;
 mod pipes;
 mod posts;
 mod registry;
@@ -107,6 +109,8 @@ struct State<F: Face> {
     /// Whether callbacks run: only then writes are gathered.
     dispatching: bool,
     stopping: bool,
+    /// Whether a source is lost and its handler not told: see `Engine::lose_later`.
+    untold: bool,
     /// What a run works with, kept between runs.
     workspace: Option<Workspace>,
 }
@@ -119,6 +123,8 @@ enum Ready<F: Face> {
     Io(Token),
     /// `connection_made` was called: start reading.
     StartReading(Token),
+    /// A loss that there was no memory to schedule.
+    Lost(Token),
     /// A connection was taken in the last turn.
     Accepted(TryBox<(F::Listener, Accepted)>),
 }
@@ -374,7 +380,7 @@ impl<F: Face> Engine<F> {
             match ready {
                 Ready::Callback(callback) => see(Referent::Callback(callback))?,
                 Ready::Accepted(accepted) => see(Referent::Listener(&accepted.0))?,
-                Ready::Io(_) | Ready::StartReading(_) => {}
+                Ready::Io(_) | Ready::StartReading(_) | Ready::Lost(_) => {}
             }
         }
         let Some(posts) = self.posts.queue.try_lock() else { return Ok(()) };
@@ -500,6 +506,7 @@ impl<F: Face> Default for State<F> {
             spare_gathers: Vec::new(),
             dispatching: false,
             stopping: false,
+            untold: false,
             workspace: None,
         }
     }

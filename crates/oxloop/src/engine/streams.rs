@@ -50,6 +50,7 @@ impl<F: Face> Stream<F> {
         self.registered != Interest::NONE
             || self.gather.is_some()
             || self.state.awaits_start()
+            || self.state.is_untold()
             || self.wanted() != Interest::NONE
             || self.pending != Interest::NONE
     }

@@ -154,7 +154,7 @@ impl<F: Face> Engine<F> {
 
     /// Whether a turn has something to do without an event.
     fn has_work(&self, state: &State<F>) -> bool {
-        !state.ready.is_empty() || state.stopping || self.posted() > 0
+        !state.ready.is_empty() || state.stopping || state.untold || self.posted() > 0
     }
 
     /// Asks the selector. Nothing but the selector is touched while the interpreter is released.
@@ -255,6 +255,9 @@ impl<F: Face> Engine<F> {
                 }
             }
         }
+        if state.untold {
+            self.queue_untold(state);
+        }
         state.dispatching = true;
         Ok(state.ready.len())
     }
@@ -281,6 +284,7 @@ impl<F: Face> Engine<F> {
                 Ready::Callback(callback) => F::run(cx, callback),
                 Ready::Io(token) => self.dispatch(cx, token, &mut work.scratch, left),
                 Ready::StartReading(token) => self.start(cx, token),
+                Ready::Lost(token) => self.tell_loss(cx, token),
                 Ready::Accepted(accepted) => {
                     let (listener, accepted) = accepted.into_inner();
                     listener.connected(cx, accepted)

@@ -20,6 +20,8 @@ enum Phase {
     Closing,
     /// `connection_lost` is scheduled.
     Lost,
+    /// It is due, and there was no memory to schedule it.
+    Untold,
     /// `connection_lost` was called (or its call began); the descriptor is closed.
     Closed,
 }
@@ -118,7 +120,7 @@ impl ConnectionState {
 
     /// Whether `connection_lost` is scheduled or was called: what is written is dropped.
     pub fn is_lost(self) -> bool {
-        matches!(self.phase, Phase::Lost | Phase::Closed)
+        matches!(self.phase, Phase::Lost | Phase::Untold | Phase::Closed)
     }
 
     /// Whether `connection_lost` was called: the descriptor is closed.
@@ -230,6 +232,18 @@ impl ConnectionState {
         }
     }
 
+    /// `connection_lost` could not be scheduled.
+    pub fn leave_untold(&mut self) {
+        if self.phase == Phase::Lost {
+            self.phase = Phase::Untold;
+        }
+    }
+
+    /// Whether `connection_lost` is due and not scheduled.
+    pub fn is_untold(self) -> bool {
+        self.phase == Phase::Untold
+    }
+
     /// `connection_lost` is being called; false where it was called before (invariant 1).
     pub fn lose(&mut self) -> bool {
         let first = self.phase != Phase::Closed;
@@ -317,6 +331,20 @@ mod tests {
         assert!(state.is_closing() && !state.is_lost() && !state.wants_read());
         assert_eq!(state.drained(), Step::CallLost);
         assert_eq!(state.close(0), Step::Nothing);
+    }
+
+    #[test]
+    fn a_loss_that_is_untold_is_told_once() {
+        let mut state = ConnectionState::default();
+        state.leave_untold();
+        assert!(!state.is_untold(), "nothing is lost");
+        assert_eq!(state.force_close(), Step::ScheduleLost);
+        state.leave_untold();
+        assert!(state.is_untold() && state.is_lost() && !state.is_closed());
+        assert_eq!(state.force_close(), Step::Nothing);
+        assert!(state.lose() && !state.is_untold());
+        state.leave_untold();
+        assert!(!state.is_untold());
     }
 
     #[test]
