@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .support import module_of, tcp_pair
+from .support import PYTHON, module_of, tcp_pair
 
 testcapi = pytest.importorskip("_testcapi", reason="this Python cannot fail allocations on purpose")
 if not hasattr(testcapi, "set_nomemory"):
@@ -224,6 +224,9 @@ FAILURES = (MemoryError, SystemError)
 def test_each_allocation_fails_once(loop_factory, loop_spec, name):
     if module_of(loop_spec) == "asyncio":
         pytest.skip("asyncio is left in the middle of a turn by some of these")
+    if name == "task" and PYTHON < (3, 14):
+        # Seen on 3.13.0 as a crash in a later collection: a dict with a loop's entry, half written.
+        pytest.skip("CPython's own dict of running tasks does not survive a failed insertion")
     prepare, operate = OPERATIONS[name]
     for first in range(1, MOST):
         told: list[Any] = []
