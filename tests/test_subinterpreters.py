@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 
-from .support import child
+from .support import PYTHON, child
 
 try:
     import _interpreters  # noqa: F401  (3.13)
@@ -78,6 +76,9 @@ for attempt in range(2):
         import oxloop
     except ImportError as error:
         print("sub:", type(error).__name__, "subinterpreters" in str(error), flush=True)
+"""
+
+WITHOUT = """
 print("sub without:", work(asyncio.new_event_loop), flush=True)
 """
 
@@ -114,9 +115,11 @@ for which in order:
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_the_main_one_alone(kind, order):
     """Whichever comes first, and whichever is gone by then."""
-    with child("-c", PROGRAM, kind, order, *map(textwrap.dedent, (WORK, MAIN, SUB))) as program:
+    # asyncio alone takes the process down in an isolated interpreter of 3.12.1.
+    without = "" if kind == "isolated" and PYTHON == (3, 12) else WITHOUT
+    with child("-c", PROGRAM, kind, order, WORK, MAIN, SUB + without) as program:
         outcome = program.finish()
     assert outcome.code == 0, f"exit code {outcome.code}\n{outcome.output}\n{outcome.errors}"
-    refused = ["sub: ImportError True"] * 2 + ["sub without: right"]
+    refused = ["sub: ImportError True"] * 2 + ["sub without: right"] * bool(without)
     expected = [line for which in order for line in (["main: right"] if which == "m" else refused)]
     assert outcome.output.splitlines() == expected
