@@ -97,7 +97,7 @@ class Server(base_events.Server):
         def _detach(self, transport: asyncio.BaseTransport | None) -> None:
             self._clients.count -= 1
             if not self._clients.count and self._sockets is None:
-                self._wakeup()
+                self._wakeup()  # type: ignore[attr-defined]
 
 
 class _Clients:
