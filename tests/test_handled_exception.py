@@ -443,7 +443,7 @@ async def fail_at(name: str, network: Network, reports: Reports) -> None:
 class TestInEveryPlace:
     def test_the_handler_handles_it(self, loop, network, name, reports):
         if name in LOGGED:
-            pytest.skip("only logged")
+            pytest.skip("the network's error is logged here, and no handler is called")
         loop.set_exception_handler(lambda _, context: reports.add(context["exception"]))
         run_limited(loop, fail_at(name, network, reports))
         reports.check()
@@ -461,7 +461,7 @@ class TestInEveryPlace:
 
     def test_a_handler_that_fails_has_it_as_context(self, loop, network, name, reports, logged):
         if name in LOGGED:
-            pytest.skip("only logged")
+            pytest.skip("the network's error is logged here, and no handler is called")
         told = []
 
         def handler(_, context):
@@ -476,7 +476,7 @@ class TestInEveryPlace:
 
     def test_a_bare_raise_raises_it_again(self, loop, network, name, logged):
         if name in LOGGED:
-            pytest.skip("only logged")
+            pytest.skip("the network's error is logged here, and no handler is called")
         told = []
 
         def handler(_, context):
@@ -491,7 +491,7 @@ class TestInEveryPlace:
 
     def test_an_interrupt_has_it_as_context(self, loop, loop_spec, network, name, reports):
         if name in LOGGED:
-            pytest.skip("only logged")
+            pytest.skip("the network's error is logged here, and no handler is called")
         bug = "what comes after the report is never made up for"
         skip_stock_bug(loop_spec, name in ("resume_writing", "connection_made_over_tls"), bug)
 
